@@ -1,0 +1,67 @@
+//! What a copy carries in `skb->mark` from the source hook to the uplink.
+//!
+//! The mark is the one field that survives the tap pair and a wait in the neighbour queue, so it says both "this is
+//! a copy of ours" and "for which session". The value is a claim, never a proof: whoever acts on it also checks the
+//! packet (the tap accepts only what arrives on the tap; a source hook checks the outer headers).
+
+use crate::session::SessionSlot;
+
+/// The high bits of the mark of every copy.
+const MAGIC: u32 = 0xc59 << MAGIC_SHIFT;
+const MAGIC_SHIFT: u32 = 20;
+const MAGIC_MASK: u32 = !0 << MAGIC_SHIFT;
+/// Set once the outer headers are on.
+const ENCAPSULATED: u32 = 1 << 19;
+const SLOT_MASK: u32 = ENCAPSULATED - 1;
+
+/// How many session slots a mark can name.
+pub const SLOTS: u32 = SLOT_MASK + 1;
+
+/// The mark of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyMark {
+    /// The session that wants the copy.
+    pub slot: SessionSlot,
+    /// Whether the outer headers are on.
+    pub encapsulated: bool,
+}
+
+impl CopyMark {
+    /// The value for `skb->mark`. Bits of `slot` past [`SLOTS`] are dropped.
+    #[inline(always)]
+    pub const fn to_mark(self) -> u32 {
+        let encapsulated = if self.encapsulated { ENCAPSULATED } else { 0 };
+        MAGIC | encapsulated | (self.slot & SLOT_MASK)
+    }
+
+    /// Reads `skb->mark`; `None` when the packet doesn't claim to be a copy.
+    #[inline(always)]
+    pub const fn from_mark(mark: u32) -> Option<Self> {
+        if mark & MAGIC_MASK != MAGIC {
+            return None;
+        }
+        Some(Self { slot: mark & SLOT_MASK, encapsulated: mark & ENCAPSULATED != 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_carries_slot_and_state() {
+        for slot in [0, 1, 1023, SLOTS - 1] {
+            for encapsulated in [false, true] {
+                let mark = CopyMark { slot, encapsulated };
+                assert_eq!(CopyMark::from_mark(mark.to_mark()), Some(mark));
+            }
+        }
+    }
+
+    #[test]
+    fn other_marks_are_not_copies() {
+        for mark in [0, 1, 0xffff_ffff, 0xdead_beef, 0xc580_0000, 0xc5a0_0000] {
+            assert_eq!(CopyMark::from_mark(mark), None, "mark {mark:#x}");
+        }
+    }
+}

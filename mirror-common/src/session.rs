@@ -1,0 +1,37 @@
+//! Map `SESSIONS`: what the tap needs to know to make a session's copy.
+
+/// Key: the number of a session inside the kernel. User space gives it out; names stay there.
+pub type SessionSlot = u32;
+
+/// How many sessions one instance can hold.
+pub const MAX_SESSIONS: u32 = 1024;
+
+/// Value of [`Session::family`] for an IPv4 target: `AF_INET` of Linux.
+pub const FAMILY_IPV4: u8 = 2;
+/// Value of [`Session::family`] for an IPv6 target: `AF_INET6` of Linux.
+pub const FAMILY_IPV6: u8 = 10;
+
+/// Value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The target's address in network order; an IPv4 address is in the first four bytes, the others are zero.
+    pub target: [u8; 16],
+    /// The outer source address to use where the kernel can't tell it (`BPF_FIB_LOOKUP_SRC` came with Linux 6.7),
+    /// laid out like `target`.
+    pub source: [u8; 16],
+    /// VXLAN network identifier, 24 bits, network order.
+    pub vni: [u8; 3],
+    /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`]: of `target` and `source`.
+    pub family: u8,
+    /// UDP destination port, network order.
+    pub port: [u8; 2],
+    /// Bytes of a frame that are copied, 1 to 8500; 0 copies the whole frame.
+    pub packet_length: u16,
+}
+
+const _: () = assert!(size_of::<Session>() == 40);
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, fields without padding (asserted above), every bit pattern is a value.
+unsafe impl aya::Pod for Session {}

@@ -1,0 +1,126 @@
+//! The command line: flags to plain values, nothing else.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::{Endpoint, InterfaceName, PacketLength, SessionNumber, Vni};
+
+/// Traffic mirroring in the kernel: copies of an interface's packets, wrapped in VXLAN, sent to a target.
+#[derive(Debug, Parser)]
+#[command(name = "mirrorctl", version, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Keeps state, pins and helper devices apart, so that several network namespaces of one host can be served
+    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    pub instance: String,
+    /// Where definitions and state are kept
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/mirrorctl")]
+    pub state_dir: PathBuf,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mirror an interface; returns when the kernel does the work, which goes on after the command has ended
+    Attach(Attach),
+    /// Stop mirroring and leave no trace: hooks, helper devices, pins
+    Detach(Detach),
+    /// What is attached, by which hook
+    Status,
+    /// Counters per source, session and skip reason
+    Stats(Stats),
+    /// Receive copies, decapsulate them, print them or write pcapng
+    Capture(Capture),
+    /// Check this host: kernel, features, bpffs, capabilities
+    Doctor,
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// The source: the interface to mirror
+    #[arg(value_name = "IFACE")]
+    pub interface: InterfaceName,
+    /// Where copies go: an IPv4 or IPv6 address, with an optional UDP port (default 4789): 192.0.2.1, 192.0.2.1:4790, [2001:db8::1]:4790
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub target: Endpoint,
+    /// VXLAN network identifier, 0 to 16777215; random when not given
+    #[arg(long, value_name = "N")]
+    pub vni: Option<Vni>,
+    /// Copy only the first N bytes of a packet, 1 to 8500; the whole packet when not given
+    #[arg(long, value_name = "N")]
+    pub packet_length: Option<PacketLength>,
+    /// Session number, 1 to 32766; 1 is the highest priority
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub session_number: SessionNumber,
+    /// Which hook of the kernel to use; the best one it has when not given
+    #[arg(long, value_name = "HOOK")]
+    pub hook: Option<HookChoice>,
+}
+
+/// Values of `--hook`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HookChoice {
+    /// TCX links (Linux 6.6)
+    Tcx,
+    /// The clsact qdisc
+    Tc,
+}
+
+/// Arguments of `detach`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Detach {
+    /// The source to stop mirroring
+    #[arg(value_name = "IFACE")]
+    pub interface: Option<InterfaceName>,
+    /// Every source of the instance, and whatever a crash left behind
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Print again every second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Arguments of `capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Address and UDP port to receive on; every address and port 4789 when not given
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub listen: Option<Endpoint>,
+    /// Only copies with this VXLAN network identifier
+    #[arg(long, value_name = "N")]
+    pub vni: Option<Vni>,
+    /// Write pcapng to FILE, or to standard output with -
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Stop after N copies
+    #[arg(short = 'c', long = "count", value_name = "N")]
+    pub count: Option<u64>,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { listen: Some(Endpoint::new(IpAddr::from([0; 16]))), vni: None, write: None, count: None }
+    }
+}

@@ -1,0 +1,6 @@
+//! The library behind `mirrorctl`: definitions in, kernel state out.
+
+pub mod cli;
+pub mod commands;
+pub mod error;
+pub mod model;

@@ -1,0 +1,1 @@
+//! The lab and the tests that need a kernel.

@@ -1,0 +1,2 @@
+//! Commands for people who work on mirrorctl.
+fn main() {}
