@@ -1,2 +1,9 @@
 //! Commands for people who work on mirrorctl.
-fn main() {}
+
+mod run;
+
+use std::path::Path;
+
+fn main() -> anyhow::Result<()> {
+    run::lab(Path::new("target/debug/mirrorctl"))
+}
