@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod commands;
 pub mod error;
+pub mod host;
 pub mod model;
