@@ -1,9 +1,72 @@
 //! Commands for people who work on mirrorctl.
 
+mod build;
+mod failure;
+mod lint;
+mod mirrorctl;
+mod privilege;
 mod run;
+mod setup;
+mod step;
+mod test;
 
-use std::path::Path;
+use std::{path::PathBuf, process::ExitCode};
 
-fn main() -> anyhow::Result<()> {
-    run::lab(Path::new("target/debug/mirrorctl"))
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Commands for people who work on mirrorctl")]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Find or install the eBPF toolchain and the tools of the lab; silent when nothing is missing
+    #[command(after_help = "\
+The compiler of the kernel programs comes from rustup (a nightly with rust-src: route A), else from the \
+distribution's packages rustc-web, cargo-web and rust-web-src (route B). bpf-linker is built for the LLVM of that \
+compiler. All of it is kept in .toolchain at the root of the workspace; removing that folder starts over. Packages are \
+installed on Debian and Ubuntu; anywhere else the commands are printed.
+
+The other commands call this one, there is no need to run it by hand.
+
+Environment:
+  MIRROR_TOOLCHAIN_ROUTE  rustup (or a), debian (or b): take this route and no other")]
+    Setup,
+    /// Run the main job in a throwaway lab, or `mirrorctl ARGS` on this host
+    Run {
+        /// Arguments of mirrorctl, after `--`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run every test of the workspace
+    Test {
+        /// Arguments of the test programs, after `--`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Check the formatting and run clippy, warnings being errors
+    Lint,
+    /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
+    #[command(hide = true)]
+    Lab {
+        /// The program to run
+        mirrorctl: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Cmd::Setup => setup::ensure(setup::Stage::Lab).map(|_| ExitCode::SUCCESS),
+        Cmd::Run { args } => mirrorctl::run(&args),
+        Cmd::Test { args } => test::run(&args),
+        Cmd::Lint => lint::run(),
+        Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
+    };
+    result.unwrap_or_else(|err| {
+        failure::report(&err);
+        ExitCode::FAILURE
+    })
 }
