@@ -10,6 +10,7 @@ pub mod counters;
 pub mod flow;
 pub mod mark;
 pub mod policy;
+pub mod protocol;
 pub mod session;
 pub mod skip;
 pub mod vxlan;

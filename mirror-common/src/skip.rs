@@ -26,8 +26,6 @@ macro_rules! skip_reasons {
 skip_reasons! {
     /// The clone could not be handed to the tap: no memory, the tap is down, or transmit recursion too deep.
     CloneFailed = "clone_failed",
-    /// A frame reached the tap that carries no copy mark: nobody but the source hooks may send there.
-    NotACopy = "not_a_copy",
     /// The session was removed while the copy was on its way.
     SessionGone = "session_gone",
     /// More VLAN tags than the tap unstacks.
@@ -36,12 +34,10 @@ skip_reasons! {
     CutFailed = "cut_failed",
     /// No room for the outer headers.
     EncapsulateFailed = "encapsulate_failed",
-    /// The routing table has no route to the target.
+    /// The routing table has no route to the target, or says that the target is an address of this host.
     NoRoute = "no_route",
     /// A route says blackhole, unreachable or prohibit.
     RouteRefused = "route_refused",
-    /// The target is an address of this host.
-    TargetIsLocal = "target_is_local",
     /// There is no address of this host to send from.
     NoSourceAddress = "no_source_address",
     /// The path MTU has no room for the outer headers and one byte.

@@ -1,17 +1,77 @@
 //! The kernel programs of mirrorctl.
+//!
+//! A packet's path is the list of modules: the source hook ([`source`]) tells own copies apart ([`own_copy`]), asks
+//! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]); the kernel cuts GSO packets into
+//! wire packets and fills in checksums on the way; the hook at the tap's other end ([`tap`]) takes VLAN tags off
+//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`]), cuts the frame and puts the
+//! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
+//! that touches the packet, [`maps`] lists what is shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    not(target_arch = "bpf"),
+    expect(dead_code, reason = "on the host there is no kernel to call the entry points: they are only linted")
+)]
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+mod classify;
+mod clone;
+mod count;
+mod encapsulate;
+mod flow;
+mod maps;
+mod own_copy;
+mod packet;
+mod route;
+mod send;
+mod source;
+mod tap;
+mod vlan;
 
-/// Stub while the skeleton stands.
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT},
+    macros::classifier,
+    programs::TcContext,
+};
+use mirror_common::policy::Direction;
+
+use crate::packet::Packet;
+
+/// At the source: packets that the interface receives.
 #[classifier]
-pub fn mirror_ingress(_ctx: TcContext) -> i32 {
-    -1
+fn mirror_ingress(ctx: TcContext) -> i32 {
+    source::observe(&Packet::new(&ctx), Direction::Ingress);
+    TCX_NEXT
 }
+
+/// At the source: packets that the interface sends.
+#[classifier]
+fn mirror_egress(ctx: TcContext) -> i32 {
+    source::observe(&Packet::new(&ctx), Direction::Egress);
+    TCX_NEXT
+}
+
+/// At the receiving end of the tap: clones on their way to a target.
+#[classifier]
+fn mirror_tap(ctx: TcContext) -> i32 {
+    match tap::forward(&Packet::new(&ctx)) {
+        Ok(action) => action,
+        Err(tap::Stop::Skipped(reason)) => {
+            count::skipped(reason);
+            TC_ACT_SHOT as i32
+        }
+        Err(tap::Stop::NotACopy) => TC_ACT_SHOT as i32,
+    }
+}
+
+/// Lets the kernel run helpers that it keeps for GPL-compatible programs (`bpf_fib_lookup`).
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier takes no program that can get here.
     loop {}
 }
 

@@ -1,16 +1,46 @@
 //! One module per command: plain values in, one document out.
 
+mod attach;
+mod detach;
+mod stats;
+mod status;
+
+use serde::Serialize;
+
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Kind, Result};
+use crate::instance::Instance;
 
 /// Does what the command line says.
 pub fn run(cli: &Cli) -> Result<()> {
+    let instance = Instance::new(&cli.global)?;
     match &cli.command {
-        Command::Attach(_)
-        | Command::Detach(_)
-        | Command::Status
-        | Command::Stats(_)
-        | Command::Capture(_)
-        | Command::Doctor => Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet")),
+        Command::Attach(arguments) => attach::run(&instance, &cli.global, arguments),
+        Command::Detach(arguments) => detach::run(&instance, &cli.global, arguments),
+        Command::Status => status::run(&instance, &cli.global),
+        Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
+        Command::Capture(_) | Command::Doctor => {
+            Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet"))
+        }
+    }
+}
+
+/// Prints a document on standard output: as JSON, or in words.
+fn print(json: bool, document: &impl Serialize, words: impl FnOnce() -> String) -> Result<()> {
+    use std::io::Write;
+
+    let text = if json {
+        serde_json::to_string_pretty(document).map_err(|error| Error::failed("write JSON", &error))?
+    } else {
+        words()
+    };
+    let text = text.trim_end();
+    if text.is_empty() {
+        return Ok(());
+    }
+    match writeln!(std::io::stdout(), "{text}") {
+        // The reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Error::failed("write to standard output", &error)),
     }
 }

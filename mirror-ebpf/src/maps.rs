@@ -1,0 +1,48 @@
+//! Everything that user space reads or writes: maps and load-time constants.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    macros::btf_map,
+};
+use mirror_common::{
+    counters::{SessionCounters, SourceCounters},
+    policy::{DIRECTIONS, Policy},
+    session::{MAX_SESSIONS, Session, SessionSlot},
+    skip::SKIP_REASONS,
+};
+
+/// Per instance: what the tap needs for each session.
+#[btf_map]
+pub(crate) static SESSIONS: HashMap<SessionSlot, Session, { MAX_SESSIONS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Per instance: what left for each session's target. User space makes the entries.
+#[btf_map]
+pub(crate) static SESSION_COUNTERS: PerCpuHashMap<
+    SessionSlot,
+    SessionCounters,
+    { MAX_SESSIONS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();
+
+/// Per instance: accepted packets that did not go out, by reason.
+#[btf_map]
+pub(crate) static SKIPPED: PerCpuArray<u64, { SKIP_REASONS as usize }> = PerCpuArray::new();
+
+/// Per source: which session gets the packets, by direction.
+#[btf_map]
+pub(crate) static POLICY: Array<Policy, { DIRECTIONS as usize }> = Array::new();
+
+/// Per source: what its hooks saw, by direction.
+#[btf_map]
+pub(crate) static SOURCE_COUNTERS: PerCpuArray<SourceCounters, { DIRECTIONS as usize }> = PerCpuArray::new();
+
+/// Interface index of the tap's sending end.
+#[unsafe(no_mangle)]
+pub(crate) static TAP_IFINDEX: Global<u32> = Global::new(0);
+
+/// 1 where `bpf_fib_lookup` can tell the source address (`BPF_FIB_LOOKUP_SRC`, Linux 6.7), else 0.
+#[unsafe(no_mangle)]
+pub(crate) static FIB_TELLS_SOURCE: Global<u8> = Global::new(0);

@@ -1,0 +1,198 @@
+//! The packet a program was called for: the one module that touches it, and the only one with unsafe code on it.
+//!
+//! Reads and writes go through helpers that check bounds in the kernel and work on non-linear packets too.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{
+        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
+    },
+    programs::TcContext,
+};
+use mirror_common::protocol::EtherType;
+
+/// A packet at a TC hook. Offsets count from its Ethernet header.
+pub(crate) struct Packet {
+    skb: *mut __sk_buff,
+}
+
+/// A helper said no; the value is its negative errno or, from [`Packet::clone_to`], a positive `NET_XMIT_` code.
+#[derive(Clone, Copy)]
+pub(crate) struct HelperError(pub(crate) i64);
+
+/// Types that any bytes of a packet are a value of.
+///
+/// # Safety
+/// Every bit pattern must be a value of the type, and the type must have no padding.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: arrays of bytes have neither padding nor forbidden values.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+
+const fn done(code: i64) -> Result<(), HelperError> {
+    if code == 0 { Ok(()) } else { Err(HelperError(code)) }
+}
+
+/// `len`, at most `N`, in a form that shows the verifier that it is; `None` for 0, which helpers refuse.
+#[inline(always)]
+fn bounded<const N: usize>(len: u32) -> Option<u32> {
+    // The compiler must not reason from the bounds it knows of `len` and leave the comparisons out: the verifier
+    // doesn't know them.
+    let len = core::hint::black_box(len);
+    if len == 0 || len > N as u32 { None } else { Some(len) }
+}
+
+impl Packet {
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
+    /// For helpers that want the raw context.
+    pub(crate) fn as_ptr(&self) -> *mut __sk_buff {
+        self.skb
+    }
+
+    /// Bytes, Ethernet header included, VLAN tags that the device took off excluded.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context; the verifier turns this into a load of the field.
+        unsafe { (*self.skb).len }
+    }
+
+    /// How many wire packets this one stands for: the segments of a GSO packet, else 1.
+    #[inline(always)]
+    pub(crate) fn wire_packets(&self) -> u32 {
+        // SAFETY: as in `len`.
+        let segments = unsafe { (*self.skb).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `len`; the verifier lets TC programs write this field.
+        unsafe { (*self.skb).mark = mark };
+    }
+
+    /// Interface index of the device whose hook runs.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// `skb->protocol`: what the kernel takes the payload of the Ethernet header for.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> EtherType {
+        // SAFETY: as in `len`.
+        let network_order = unsafe { (*self.skb).protocol };
+        EtherType(u16::from_be(network_order as u16))
+    }
+
+    /// The VLAN tag that the device took off the frame, as its four bytes on the wire.
+    #[inline(always)]
+    pub(crate) fn offloaded_vlan_tag(&self) -> Option<[u8; 4]> {
+        // SAFETY: as in `len`.
+        if unsafe { (*self.skb).vlan_present } == 0 {
+            return None;
+        }
+        // SAFETY: as in `len`.
+        let protocol = unsafe { (*self.skb).vlan_proto };
+        // SAFETY: as in `len`.
+        let control = unsafe { (*self.skb).vlan_tci };
+        // `vlan_proto` is in network order, `vlan_tci` in host order.
+        let [p0, p1] = u16::from_be(protocol as u16).to_be_bytes();
+        let [c0, c1] = (control as u16).to_be_bytes();
+        Some([p0, p1, c0, c1])
+    }
+
+    /// Drops the VLAN tag that the device took off. The kernel then takes the next tag off the frame, if there is
+    /// one, in the same way.
+    #[inline(always)]
+    pub(crate) fn pop_vlan_tag(&self) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_vlan_pop(self.skb) })
+    }
+
+    /// Reads a value at `offset`; `None` when the packet ends before it does.
+    #[inline(always)]
+    pub(crate) fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: `value` has room for `size_of::<T>()` bytes; the helper checks the packet's bounds.
+        let code =
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
+        if code != 0 {
+            return None;
+        }
+        // SAFETY: the helper filled all bytes, and every bit pattern is a `T` (`Plain`).
+        Some(unsafe { value.assume_init() })
+    }
+
+    /// Overwrites the bytes at `offset`.
+    #[inline(always)]
+    pub(crate) fn store<T: Plain>(&self, offset: u32, value: &T) -> Result<(), HelperError> {
+        let from: *const T = value;
+        // SAFETY: `value` is `size_of::<T>()` initialised bytes; the helper checks the packet's bounds.
+        done(unsafe { bpf_skb_store_bytes(self.skb.cast(), offset, from.cast(), size_of::<T>() as u32, 0) })
+    }
+
+    /// Reads `len` bytes at `offset` into the start of `buffer`.
+    #[inline(always)]
+    pub(crate) fn load_start<const N: usize>(
+        &self,
+        offset: u32,
+        buffer: &mut [u8; N],
+        len: u32,
+    ) -> Result<(), HelperError> {
+        let Some(len) = bounded::<N>(len) else {
+            return Ok(());
+        };
+        // SAFETY: `len` is at most `N`; the helper checks the packet's bounds.
+        done(unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, buffer.as_mut_ptr().cast(), len) })
+    }
+
+    /// Overwrites the bytes at `offset` with the first `len` of `bytes`.
+    #[inline(always)]
+    pub(crate) fn store_start<const N: usize>(
+        &self,
+        offset: u32,
+        bytes: &[u8; N],
+        len: u32,
+    ) -> Result<(), HelperError> {
+        let Some(len) = bounded::<N>(len) else {
+            return Ok(());
+        };
+        // SAFETY: `len` is at most `N`; the helper checks the packet's bounds.
+        done(unsafe { bpf_skb_store_bytes(self.skb.cast(), offset, bytes.as_ptr().cast(), len, 0) })
+    }
+
+    /// Makes the packet `len` bytes long: cuts it, or adds zeros. The kernel refuses to cut into the headers that it
+    /// has dissected.
+    #[inline(always)]
+    pub(crate) fn set_len(&self, len: u32) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_change_tail(self.skb, len, 0) })
+    }
+
+    /// Adds `len` zero bytes in front.
+    #[inline(always)]
+    pub(crate) fn push_head(&self, len: u32) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_change_head(self.skb, len, 0) })
+    }
+
+    /// Sends a clone out of a device.
+    #[inline(always)]
+    pub(crate) fn clone_to(&self, ifindex: u32) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_clone_redirect(self.skb, ifindex, 0) })
+    }
+}

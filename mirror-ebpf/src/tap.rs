@@ -1,0 +1,79 @@
+//! The hook at the tap's receiving end. What arrives here is a wire packet: the kernel has segmented GSO packets and
+//! filled in checksums on the way (validate_xmit_skb), because the sending end offers no offloads.
+
+use mirror_common::{
+    mark::CopyMark,
+    session::{Session, SessionSlot},
+    skip::SkipReason,
+};
+
+use crate::{
+    count::{self, Cut},
+    encapsulate, flow,
+    maps::SESSIONS,
+    packet::Packet,
+    route, send, vlan,
+};
+
+/// Why a frame on the tap is not sent on.
+pub(crate) enum Stop {
+    /// A copy that can't go out.
+    Skipped(SkipReason),
+    /// Some program of the host sent it to the tap device (LLDP and DHCP clients try every device).
+    NotACopy,
+}
+
+impl From<SkipReason> for Stop {
+    fn from(reason: SkipReason) -> Self {
+        Self::Skipped(reason)
+    }
+}
+
+/// Turns a clone into a copy and sends it. The value is the action to return.
+#[inline(always)]
+pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
+    let mark = CopyMark::from_mark(packet.mark()).ok_or(Stop::NotACopy)?;
+    let session = SESSIONS.get_ptr(mark.slot).ok_or(SkipReason::SessionGone)?;
+    // SAFETY: entries are made once, before a source hook can name them, and never change.
+    let session: &Session = unsafe { &*session };
+    if mark.encapsulated {
+        return Ok(send_again(packet, mark.slot, session)?);
+    }
+
+    let tags = vlan::take(packet)?;
+    let source_port = flow::read(packet).source_port();
+    let mut kept = packet.len() + tags.len();
+    let packet_length = u32::from(session.packet_length);
+    if packet_length != 0 && packet_length < kept {
+        kept = packet_length;
+        count::truncated(mark.slot, Cut::ToLength);
+    }
+    let mut route = route::to_target(packet, session, source_port, kept);
+    if let Err(route::NoWay::TooLong { mtu }) = route {
+        kept = route::room(session, mtu).ok_or(SkipReason::MtuTooSmall)?;
+        count::truncated(mark.slot, Cut::ToMtu);
+        route = route::to_target(packet, session, source_port, kept);
+    }
+    let route = route.map_err(route::NoWay::skip_reason)?;
+
+    // The helpers that change the packet leave `skb->protocol` alone: read it while it is the frame's.
+    let protocol = packet.protocol();
+    encapsulate::encapsulate(packet, session, &route, &tags, source_port, kept)?;
+    packet.set_mark(CopyMark { slot: mark.slot, encapsulated: true }.to_mark());
+    if protocol != encapsulate::outer_ethertype(session) {
+        return Ok(send::around(packet)?);
+    }
+    let action = send::to_neighbour(&route)?;
+    count::mirrored(mark.slot, kept);
+    Ok(action)
+}
+
+/// The second visit of a finished copy (see [`send::around`]).
+#[inline(always)]
+fn send_again(packet: &Packet, slot: SessionSlot, session: &Session) -> Result<i32, SkipReason> {
+    let (source_port, kept) = encapsulate::read_back(packet, session).ok_or(SkipReason::EncapsulateFailed)?;
+    let route = route::to_target(packet, session, source_port, kept).map_err(route::NoWay::skip_reason)?;
+    let action = send::to_neighbour(&route)?;
+    count::mirrored(slot, kept);
+    Ok(action)
+}

@@ -1,0 +1,48 @@
+//! VLAN tags of the mirrored frame. The kernel moves the outermost tag of a received frame into the packet's metadata;
+//! left there, it would end up on the outer frame. The copy has all tags where they were on the wire.
+
+use mirror_common::skip::SkipReason;
+
+use crate::packet::Packet;
+
+/// How many tags are unstacked: two that the standards name and two to spare. A frame with more is not mirrored and
+/// counted as `vlan_too_deep`.
+pub(crate) const MAX_TAGS: usize = 4;
+/// Bytes of a tag.
+pub(crate) const TAG_LEN: u32 = 4;
+
+/// The tags of a frame, outermost first.
+#[derive(Clone, Copy)]
+pub(crate) struct Tags {
+    tags: [[u8; 4]; MAX_TAGS],
+    count: u32,
+}
+
+impl Tags {
+    /// Bytes that the tags take in the frame.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.count * TAG_LEN
+    }
+
+    /// The tag at `index`, if there are so many.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: usize) -> Option<&[u8; 4]> {
+        if (index as u32) < self.count { self.tags.get(index) } else { None }
+    }
+}
+
+/// Takes all tags off `packet`.
+#[inline(always)]
+pub(crate) fn take(packet: &Packet) -> Result<Tags, SkipReason> {
+    let mut tags = Tags { tags: [[0; 4]; MAX_TAGS], count: 0 };
+    for slot in &mut tags.tags {
+        let Some(tag) = packet.offloaded_vlan_tag() else {
+            return Ok(tags);
+        };
+        *slot = tag;
+        tags.count += 1;
+        packet.pop_vlan_tag().map_err(|_| SkipReason::VlanTooDeep)?;
+    }
+    if packet.offloaded_vlan_tag().is_some() { Err(SkipReason::VlanTooDeep) } else { Ok(tags) }
+}

@@ -1,0 +1,112 @@
+//! `status`: what is attached, by which hook.
+
+use serde::Serialize;
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use crate::cli::Global;
+use crate::commands::print;
+use crate::error::Result;
+use crate::host;
+use crate::instance::Instance;
+use crate::kernel::Kernel;
+use crate::links::{Link, Links};
+use crate::state::{Source, State};
+
+/// What `status --json` prints.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    instance: &'a str,
+    sources: Vec<SourceDocument<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct SourceDocument<'a> {
+    interface: &'a str,
+    ifindex: u32,
+    hook: &'a str,
+    state: &'static str,
+    sessions: [SessionDocument<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct SessionDocument<'a> {
+    name: &'a str,
+    session_number: u16,
+    target: String,
+    vni: u32,
+    packet_length: Option<u16>,
+}
+
+/// Runs the command.
+pub(super) fn run(instance: &Instance, global: &Global) -> Result<()> {
+    host::require_root("show status")?;
+    let state = State::load(instance)?;
+    state.require_this_network_namespace("show status", instance)?;
+    let kernel = Kernel::open(instance);
+    let interfaces = Links::open()?.list()?;
+    let document = Document {
+        instance: instance.name(),
+        sources: state.sources.iter().map(|source| describe(source, kernel.as_ref(), &interfaces, instance)).collect(),
+    };
+    print(global.json, &document, || words(&document))
+}
+
+fn describe<'a>(
+    source: &'a Source,
+    kernel: Option<&Kernel>,
+    interfaces: &[Link],
+    instance: &Instance,
+) -> SourceDocument<'a> {
+    let session = &source.session;
+    SourceDocument {
+        interface: source.interface.as_str(),
+        ifindex: source.ifindex,
+        hook: source.hook.name(),
+        state: condition(source, kernel, interfaces, instance),
+        sessions: [SessionDocument {
+            name: &session.name,
+            session_number: session.session_number.get(),
+            target: session.target.to_string(),
+            vni: session.vni.get(),
+            packet_length: session.packet_length.map(|length| length.get()),
+        }],
+    }
+}
+
+/// Whether a source works, as far as can be told without a packet.
+fn condition(source: &Source, kernel: Option<&Kernel>, interfaces: &[Link], instance: &Instance) -> &'static str {
+    let there = |name: &str| interfaces.iter().any(|link| link.name == name);
+    if !interfaces.iter().any(|link| link.index == source.ifindex) {
+        "interface gone"
+    } else if !source.attached || kernel.is_none_or(|kernel| !kernel.source_is_attached(source.ifindex, source.hook)) {
+        "not attached"
+    } else if !there(&instance.tap_device()) || !there(&instance.encapsulation_device()) {
+        "tap gone"
+    } else {
+        "attached"
+    }
+}
+
+fn words(document: &Document<'_>) -> String {
+    if document.sources.is_empty() {
+        return "nothing is attached".into();
+    }
+    let mut table = Builder::default();
+    table.push_record(["source", "state", "hook", "session", "number", "target", "VNI", "packet length"]);
+    for source in &document.sources {
+        for session in &source.sessions {
+            table.push_record([
+                source.interface.to_owned(),
+                source.state.to_owned(),
+                source.hook.to_owned(),
+                session.name.to_owned(),
+                session.session_number.to_string(),
+                session.target.clone(),
+                session.vni.to_string(),
+                session.packet_length.map_or_else(|| "whole packet".into(), |length| length.to_string()),
+            ]);
+        }
+    }
+    table.build().with(Style::blank()).to_string()
+}

@@ -1,0 +1,120 @@
+//! The two ways to attach a TC program, and their places among other programs of the interface.
+//!
+//! At ingress ours comes first, at egress last: it sees what is on the wire. With TCX that holds among TCX programs
+//! when it is attached; all of them run before the filters of clsact.
+
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use mirror_common::policy::Direction;
+
+use super::failed;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::links::{CLSACT, Link, Links};
+use crate::state::Hook;
+
+/// Priorities of the filters in clsact, lower first. Other tools like 1 and 49152 (what the kernel gives out first).
+const fn priority(direction: Direction) -> u16 {
+    match direction {
+        Direction::Ingress => 10,
+        Direction::Egress => 60_000,
+    }
+}
+
+const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+/// Attaches a loaded program so that it outlives this process: a TCX link is pinned at `pin`; a filter stays anyway.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    interface: &Link,
+    direction: Direction,
+    hook: Hook,
+    instance: &Instance,
+    pin: &Path,
+) -> Result<()> {
+    let what = format!("attach to {} of {}", direction.name(), interface.name);
+    let order = match direction {
+        Direction::Ingress => LinkOrder::first(),
+        Direction::Egress => LinkOrder::last(),
+    };
+    let options = match hook {
+        Hook::Tcx => TcAttachOptions::TcxOrder(order),
+        Hook::Tc { .. } => {
+            add_clsact(&interface.name).map_err(|error| failed(format_args!("{what}: add clsact qdisc"))(&error))?;
+            TcAttachOptions::Netlink(NlOptions {
+                priority: priority(direction),
+                handle: TcHandle::from(instance.filter_handle()),
+                classid: None,
+            })
+        }
+    };
+    let link = program
+        .attach_with_options(&interface.name, attach_type(direction), options)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| failed(&what)(&error))?;
+    match hook {
+        Hook::Tcx => {
+            let link = FdLink::try_from(link).map_err(|error| failed(&what)(&error))?;
+            link.pin(pin).map_err(|error| failed(format_args!("pin link {}", pin.display()))(&error))?;
+        }
+        // Dropped, a filter's link would detach.
+        Hook::Tc { .. } => std::mem::forget(link),
+    }
+    Ok(())
+}
+
+fn add_clsact(interface: &str) -> std::result::Result<(), TcError> {
+    match tc::qdisc_add_clsact(interface) {
+        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes this instance's filters from an interface; none is no error.
+pub fn remove_filters(interface: &Link, instance: &Instance) -> Result<()> {
+    for direction in Direction::ALL {
+        let what = format!("detach from {} of {}", direction.name(), interface.name);
+        let link = SchedClassifierLink::attached(
+            &interface.name,
+            attach_type(direction),
+            priority(direction),
+            TcHandle::from(instance.filter_handle()),
+            None,
+        )
+        .map_err(|error| Error::failed(&what, &error))?;
+        match aya::programs::links::Link::detach(link) {
+            Ok(()) => {}
+            Err(ProgramError::NetlinkError(error))
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::EINVAL | libc::ENODEV | libc::EOPNOTSUPP)
+                ) => {}
+            Err(error) => return Err(failed(&what)(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// Removes a clsact qdisc that is ours, unless somebody else has put a filter into it.
+pub fn remove_qdisc(interface: &Link, links: &Links) -> Result<()> {
+    if links.ingress_qdisc(interface.index)?.as_deref() == Some(CLSACT) && !links.has_filters(interface.index)? {
+        links.delete_clsact(interface.index)?;
+    }
+    Ok(())
+}
+
+fn errno(error: &TcError) -> Option<i32> {
+    match error {
+        TcError::NetlinkError(error) => error.raw_os_error(),
+        TcError::IoError(error) => error.raw_os_error(),
+        _ => None,
+    }
+}

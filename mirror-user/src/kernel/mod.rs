@@ -1,0 +1,287 @@
+//! The kernel's side: programs, maps and their pins. The one module that knows aya, and the only place where a map or
+//! program is named.
+//!
+//! In bpffs, under `/sys/fs/bpf/mirrorctl/<instance>/v<layout>/`: the maps of the instance, the link of the tap
+//! program, and in `sources/<interface index>/` the maps and links of a source. A directory of an instance is built
+//! beside its place and published by one rename.
+
+mod hook;
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use mirror_common::counters::{SessionCounters, SourceCounters};
+use mirror_common::policy::{Direction, Policy};
+use mirror_common::session::{Session, SessionSlot};
+use mirror_common::skip::SkipReason;
+
+pub use self::hook::{remove_filters, remove_qdisc};
+use crate::error::{Error, Kind, Result};
+use crate::instance::Instance;
+use crate::links::Link;
+use crate::state::Hook;
+use crate::tap::Tap;
+
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mirror-ebpf"));
+
+const SESSIONS: &str = "SESSIONS";
+const SESSION_COUNTERS: &str = "SESSION_COUNTERS";
+const SKIPPED: &str = "SKIPPED";
+const INSTANCE_MAPS: [&str; 3] = [SESSIONS, SESSION_COUNTERS, SKIPPED];
+const POLICY: &str = "POLICY";
+const SOURCE_COUNTERS: &str = "SOURCE_COUNTERS";
+const SOURCE_MAPS: [&str; 2] = [POLICY, SOURCE_COUNTERS];
+
+const TAP_PROGRAM: &str = "mirror_tap";
+const TAP_LINK: &str = "tap";
+
+/// The program at a source, and the name of its link.
+const fn source_program(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "mirror_ingress",
+        Direction::Egress => "mirror_egress",
+    }
+}
+
+/// What the programs are told when they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Constants {
+    /// Interface index of the tap's sending end.
+    pub tap_ifindex: u32,
+    /// Whether `bpf_fib_lookup` tells the source address.
+    pub fib_tells_source: bool,
+}
+
+/// The kernel state of an instance.
+#[derive(Debug)]
+pub struct Kernel {
+    pins: PathBuf,
+}
+
+fn failed(what: impl std::fmt::Display) -> impl Fn(&(dyn std::error::Error + 'static)) -> Error {
+    move |error| Error::failed(&what, error)
+}
+
+impl Kernel {
+    /// The state that is pinned; `None` when nothing is, or only a part of it.
+    pub fn open(instance: &Instance) -> Option<Self> {
+        let pins = instance.pins_of_this_version();
+        pins.is_dir().then_some(Self { pins })
+    }
+
+    /// Whether anything is pinned for the instance, by whatever version.
+    pub fn has_pins(instance: &Instance) -> bool {
+        instance.pins().exists()
+    }
+
+    /// Loads the maps of an instance and the program of its tap, all or nothing.
+    pub fn create(instance: &Instance, tap: &Tap, hook: Hook, constants: Constants) -> Result<Self> {
+        let pins = instance.pins_of_this_version();
+        let building = instance.pins().join("building");
+        remove_pins(&building)?;
+        create_directory(&building)?;
+        create_directory(&building.join("sources"))?;
+        let mut programs = load(constants, INSTANCE_MAPS.map(|map| (map, building.join(map))).as_slice())?;
+        let program = program(&mut programs, TAP_PROGRAM)?;
+        // The tap takes what it gets in one direction only.
+        hook::attach(program, &tap.receiving, Direction::Ingress, hook, instance, &building.join(TAP_LINK))?;
+        fs::rename(&building, &pins)
+            .map_err(|error| Error::failed(format_args!("publish pins {}", pins.display()), &error))?;
+        Ok(Self { pins })
+    }
+
+    /// Tells the tap of a session.
+    pub fn add_session(&self, slot: SessionSlot, session: Session) -> Result<()> {
+        let what = format!("add session to map {SESSIONS}");
+        let zero = SessionCounters::default();
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| Error::failed(format_args!("read {file}"), &error))?;
+        let counters = aya::maps::PerCpuValues::try_from(vec![zero; cpus]).map_err(|error| failed(&what)(&error))?;
+        self.session_counters()?.insert(slot, counters, 0).map_err(|error| failed(&what)(&error))?;
+        self.sessions()?.insert(slot, session, 0).map_err(|error| failed(&what)(&error))
+    }
+
+    /// Makes the tap forget a session; one that it doesn't know is no error.
+    pub fn remove_session(&self, slot: SessionSlot) -> Result<()> {
+        let absent_is_fine = |removed: std::result::Result<(), MapError>| match removed {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|error| failed(format_args!("remove session from map {SESSIONS}"))(&error)),
+        };
+        absent_is_fine(self.sessions()?.remove(&slot))?;
+        absent_is_fine(self.session_counters()?.remove(&slot))
+    }
+
+    /// Loads and attaches the programs of a source; `session` gets the packets of both directions.
+    pub fn attach_source(
+        &self,
+        instance: &Instance,
+        interface: &Link,
+        hook: Hook,
+        constants: Constants,
+        session: SessionSlot,
+    ) -> Result<()> {
+        let directory = self.source_pins(interface.index);
+        remove_pins(&directory)?;
+        create_directory(&directory)?;
+        let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
+        maps.extend(SOURCE_MAPS.iter().map(|map| (*map, directory.join(map))));
+        let mut programs = load(constants, &maps)?;
+        let mut policy: Array<_, Policy> = typed(Map::Array(open(&directory.join(POLICY))?), POLICY)?;
+        for direction in Direction::ALL {
+            policy
+                .set(direction as u32, Policy { session }, 0)
+                .map_err(|error| failed(format_args!("write map {POLICY}"))(&error))?;
+        }
+        for direction in Direction::ALL {
+            let name = source_program(direction);
+            hook::attach(program(&mut programs, name)?, interface, direction, hook, instance, &directory.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Drops the pins of a source, and with them its TCX links.
+    pub fn remove_source(&self, ifindex: u32) -> Result<()> {
+        remove_pins(&self.source_pins(ifindex))
+    }
+
+    /// Whether the programs of a source are attached: with TCX, that its links exist and have not lost the interface.
+    pub fn source_is_attached(&self, ifindex: u32, hook: Hook) -> bool {
+        let directory = self.source_pins(ifindex);
+        Direction::ALL.iter().all(|direction| match hook {
+            Hook::Tcx => directory.join(source_program(*direction)).exists(),
+            Hook::Tc { .. } => directory.join(POLICY).exists(),
+        })
+    }
+
+    /// What the hooks of a source saw.
+    pub fn source_counters(&self, ifindex: u32, direction: Direction) -> Result<SourceCounters> {
+        let map = Map::PerCpuArray(open(&self.source_pins(ifindex).join(SOURCE_COUNTERS))?);
+        let counters: PerCpuArray<_, SourceCounters> = typed(map, SOURCE_COUNTERS)?;
+        let per_cpu = counters
+            .get(&(direction as u32), 0)
+            .map_err(|error| failed(format_args!("read map {SOURCE_COUNTERS}"))(&error))?;
+        Ok(per_cpu.iter().fold(SourceCounters::default(), |sum, cpu| SourceCounters {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+        }))
+    }
+
+    /// What left for a session's target.
+    pub fn session_counts(&self, slot: SessionSlot) -> Result<SessionCounters> {
+        let per_cpu = self
+            .session_counters()?
+            .get(&slot, 0)
+            .map_err(|error| failed(format_args!("read map {SESSION_COUNTERS}"))(&error))?;
+        Ok(per_cpu.iter().fold(SessionCounters::default(), |sum, cpu| SessionCounters {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+            truncated_to_length: sum.truncated_to_length + cpu.truncated_to_length,
+            truncated_to_mtu: sum.truncated_to_mtu + cpu.truncated_to_mtu,
+        }))
+    }
+
+    /// Accepted packets that did not go out for `reason`.
+    pub fn skipped(&self, reason: SkipReason) -> Result<u64> {
+        let skipped: PerCpuArray<_, u64> = typed(Map::PerCpuArray(open(&self.pins.join(SKIPPED))?), SKIPPED)?;
+        let per_cpu =
+            skipped.get(&(reason as u32), 0).map_err(|error| failed(format_args!("read map {SKIPPED}"))(&error))?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// Drops the pins of every source of an instance, whatever version made them.
+    pub fn remove_all_sources(instance: &Instance) -> Result<()> {
+        let versions = match fs::read_dir(instance.pins()) {
+            Ok(versions) => versions,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            Err(error) => {
+                return Err(Error::failed(format_args!("read pins {}", instance.pins().display()), &error));
+            }
+        };
+        for version in versions.flatten() {
+            remove_pins(&version.path().join("sources"))?;
+        }
+        Ok(())
+    }
+
+    /// Drops every pin of an instance, whatever version made it.
+    pub fn remove(instance: &Instance) -> Result<()> {
+        remove_pins(&instance.pins())?;
+        // The directory of all instances goes with the last one.
+        match fs::remove_dir(Instance::pins_root()) {
+            Ok(()) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Ok(()),
+            Err(error) => Err(Error::failed(format_args!("remove pins {}", Instance::pins_root().display()), &error)),
+        }
+    }
+
+    fn source_pins(&self, ifindex: u32) -> PathBuf {
+        // By index: an interface name can have dots, which bpffs refuses.
+        self.pins.join("sources").join(ifindex.to_string())
+    }
+
+    fn sessions(&self) -> Result<HashMap<MapData, SessionSlot, Session>> {
+        typed(Map::HashMap(open(&self.pins.join(SESSIONS))?), SESSIONS)
+    }
+
+    fn session_counters(&self) -> Result<PerCpuHashMap<MapData, SessionSlot, SessionCounters>> {
+        typed(Map::PerCpuHashMap(open(&self.pins.join(SESSION_COUNTERS))?), SESSION_COUNTERS)
+    }
+}
+
+/// Loads the object with its maps pinned at, or taken from, the paths.
+fn load(constants: Constants, maps: &[(&'static str, PathBuf)]) -> Result<Ebpf> {
+    let fib_tells_source = u8::from(constants.fib_tells_source);
+    let mut loader = EbpfLoader::new();
+    // No program here looks into the kernel's structures, so its type information need not be read (5 MB).
+    loader.btf(None);
+    loader.override_global("TAP_IFINDEX", &constants.tap_ifindex, true);
+    loader.override_global("FIB_TELLS_SOURCE", &fib_tells_source, true);
+    for (map, path) in maps {
+        loader.map_pin_path(map, path.as_path());
+    }
+    loader.load(PROGRAMS).map_err(|error| failed("load kernel programs")(&error))
+}
+
+/// The program `name`, loaded into the kernel.
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
+    let what = format!("load kernel program {name}");
+    let program = programs
+        .program_mut(name)
+        .ok_or_else(|| Error::new(Kind::Failed, &what, "it is missing from this build of mirrorctl"))?;
+    let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(&what)(&error))?;
+    program.load().map_err(|error| failed(&what)(&error))?;
+    Ok(program)
+}
+
+fn open(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).map_err(|error| failed(format_args!("open pinned map {}", path.display()))(&error))
+}
+
+fn typed<T>(map: Map, name: &str) -> Result<T>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    T::try_from(map).map_err(|error| failed(format_args!("open map {name}"))(&error))
+}
+
+fn create_directory(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::failed(format_args!("create pins {}", path.display()), &error))
+}
+
+/// Removes a directory of pins and what is in it; none is no error.
+fn remove_pins(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(()),
+        Err(error) => Err(Error::failed(format_args!("remove pins {}", path.display()), &error)),
+    }
+}

@@ -1,0 +1,203 @@
+//! What an instance has done to the kernel: one JSON file, replaced by rename. Written before the kernel is changed, so
+//! that a crash leaves nothing that `detach` doesn't know of.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+
+use mirror_common::{LAYOUT_VERSION, session::SessionSlot};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::instance::{self, Instance};
+use crate::model::{Endpoint, InterfaceName, PacketLength, SessionNumber, Vni};
+
+/// The state of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of the pinned layouts.
+    layout_version: u32,
+    /// The boot that the kernel state belongs to.
+    boot_id: String,
+    /// The network namespace, by inode number, that the devices are in.
+    pub network_namespace: u64,
+    /// What is attached, or was about to be.
+    pub sources: Vec<Source>,
+}
+
+/// A source and its session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The interface.
+    pub interface: InterfaceName,
+    /// Its index when it was attached: an interface of the same name that was made later is another one.
+    pub ifindex: u32,
+    /// How the programs are attached.
+    pub hook: Hook,
+    /// Whether attaching was finished, and detaching not begun: else it is what a crash left.
+    pub attached: bool,
+    /// The session.
+    pub session: Session,
+}
+
+/// How programs are attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// TCX links, pinned (Linux 6.6).
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Tc {
+        /// The qdisc is ours: it goes when nobody else has a filter in it.
+        owns_qdisc: bool,
+    },
+}
+
+impl Hook {
+    /// The word for it everywhere.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Tc { .. } => "tc",
+        }
+    }
+}
+
+/// A session as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub session_number: SessionNumber,
+    /// Its place in the kernel's maps.
+    pub slot: SessionSlot,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// Bytes of a packet that are copied; all when not set.
+    pub packet_length: Option<PacketLength>,
+    /// Where copies go.
+    pub target: Endpoint,
+}
+
+impl State {
+    /// An instance of this boot and network namespace that has done nothing.
+    fn empty() -> Result<Self> {
+        Ok(Self {
+            layout_version: LAYOUT_VERSION,
+            boot_id: instance::boot_id()?,
+            network_namespace: instance::network_namespace()?,
+            sources: Vec::new(),
+        })
+    }
+
+    /// Reads the state. State of an earlier boot is none: the kernel has forgotten it.
+    pub fn load(instance: &Instance) -> Result<Self> {
+        let path = instance.state_file();
+        let what = format!("read state {}", path.display());
+        let empty = Self::empty()?;
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(empty),
+            Err(error) => return Err(Error::failed(what, &error)),
+        };
+        let hint = format!("'mirrorctl detach --all' removes what {} left in the kernel", instance.name());
+        let state: Self = serde_json::from_str(&text).map_err(|error| Error::failed(&what, &error).hint(&hint))?;
+        if state.boot_id != empty.boot_id {
+            return Ok(empty);
+        }
+        if state.layout_version != LAYOUT_VERSION {
+            return Err(Error::new(
+                Kind::Conflict,
+                what,
+                format_args!(
+                    "it was written by another version of mirrorctl (layout {}, this is {LAYOUT_VERSION})",
+                    state.layout_version
+                ),
+            )
+            .hint(hint));
+        }
+        Ok(state)
+    }
+
+    /// Fails when the instance serves another network namespace.
+    pub fn require_this_network_namespace(&self, what: &str, instance: &Instance) -> Result<()> {
+        if self.sources.is_empty() || self.network_namespace == instance::network_namespace()? {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Conflict,
+            what,
+            format_args!("instance {} serves another network namespace", instance.name()),
+        )
+        .hint("give each network namespace an instance of its own: --instance NAME"))
+    }
+
+    /// Writes the state. With nothing attached there is no file.
+    pub fn save(&self, instance: &Instance) -> Result<()> {
+        if self.sources.is_empty() {
+            return Self::remove(instance);
+        }
+        let path = instance.state_file();
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::new(Kind::Failed, format_args!("write state {}", path.display()), error)
+        };
+        let directory = path.parent().expect("a state file is in a directory");
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|error| failed(&error))?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| failed(&error))?;
+        let new = path.with_extension("new");
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            // The rename must not reach the disk before the contents.
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|error| failed(&error))
+    }
+
+    /// Removes the file, and the directory when nothing else is in it.
+    pub fn remove(instance: &Instance) -> Result<()> {
+        let path = instance.state_file();
+        for path in [&path, &path.with_extension("new")] {
+            match fs::remove_file(path) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(Error::failed(format_args!("remove state {}", path.display()), &error)),
+            }
+        }
+        let directory = path.parent().expect("a state file is in a directory");
+        match fs::remove_dir(directory) {
+            Ok(()) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Ok(()),
+            Err(error) => Err(Error::failed(format_args!("remove state {}", directory.display()), &error)),
+        }
+    }
+
+    /// The record of `interface`.
+    pub fn source(&self, interface: &InterfaceName) -> Option<&Source> {
+        self.sources.iter().find(|source| source.interface == *interface)
+    }
+
+    /// Attaching `interface` is finished.
+    pub fn mark_attached(&mut self, interface: &InterfaceName) {
+        self.mark(interface, true);
+    }
+
+    /// Detaching `interface` has begun.
+    pub fn mark_unfinished(&mut self, interface: &InterfaceName) {
+        self.mark(interface, false);
+    }
+
+    fn mark(&mut self, interface: &InterfaceName, attached: bool) {
+        for source in self.sources.iter_mut().filter(|source| source.interface == *interface) {
+            source.attached = attached;
+        }
+    }
+
+    /// The lowest slot that no session has.
+    pub fn free_slot(&self) -> Option<SessionSlot> {
+        (0..mirror_common::session::MAX_SESSIONS)
+            .find(|slot| self.sources.iter().all(|source| source.session.slot != *slot))
+    }
+}
