@@ -7,10 +7,6 @@
 //! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
 //! that touches the packet, [`maps`] lists what is shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(
-    not(target_arch = "bpf"),
-    expect(dead_code, reason = "on the host there is no kernel to call the entry points: they are only linted")
-)]
 
 mod classify;
 mod clone;
@@ -56,9 +52,11 @@ fn mirror_tap(ctx: TcContext) -> i32 {
         Ok(action) => action,
         Err(tap::Stop::Skipped(reason)) => {
             count::skipped(reason);
-            TC_ACT_SHOT as i32
+            #[cfg(feature = "log")]
+            aya_log_ebpf::info!(&ctx, "copy skipped: {}", reason.name());
+            TC_ACT_SHOT
         }
-        Err(tap::Stop::NotACopy) => TC_ACT_SHOT as i32,
+        Err(tap::Stop::NotACopy) => TC_ACT_SHOT,
     }
 }
 

@@ -48,6 +48,9 @@ pub enum Command {
     Capture(Capture),
     /// Check this host: kernel, features, bpffs, capabilities
     Doctor,
+    /// Print what the kernel programs log, until Ctrl-C (in builds with the feature `log` only)
+    #[cfg(feature = "log")]
+    Log,
 }
 
 /// Arguments of `attach`.

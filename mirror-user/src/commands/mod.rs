@@ -2,6 +2,8 @@
 
 mod attach;
 mod detach;
+#[cfg(feature = "log")]
+mod log;
 mod stats;
 mod status;
 
@@ -19,6 +21,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Detach(arguments) => detach::run(&instance, &cli.global, arguments),
         Command::Status => status::run(&instance, &cli.global),
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
+        #[cfg(feature = "log")]
+        Command::Log => log::run(&instance),
         Command::Capture(_) | Command::Doctor => {
             Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet"))
         }

@@ -88,11 +88,23 @@ impl Kernel {
         create_directory(&building.join("sources"))?;
         let mut programs = load(constants, INSTANCE_MAPS.map(|map| (map, building.join(map))).as_slice())?;
         let program = program(&mut programs, TAP_PROGRAM)?;
+        #[cfg(feature = "log")]
+        program
+            .pin(building.join(TAP_PROGRAM))
+            .map_err(|error| failed(format_args!("pin kernel program {TAP_PROGRAM}"))(&error))?;
         // The tap takes what it gets in one direction only.
         hook::attach(program, &tap.receiving, Direction::Ingress, hook, instance, &building.join(TAP_LINK))?;
         fs::rename(&building, &pins)
             .map_err(|error| Error::failed(format_args!("publish pins {}", pins.display()), &error))?;
         Ok(Self { pins })
+    }
+
+    /// The kernel's number of the tap program.
+    #[cfg(feature = "log")]
+    pub fn tap_program_id(&self) -> Result<u32> {
+        let what = format!("look up kernel program {TAP_PROGRAM}");
+        let program = SchedClassifier::from_pin(self.pins.join(TAP_PROGRAM)).map_err(|error| failed(&what)(&error))?;
+        Ok(program.info().map_err(|error| failed(&what)(&error))?.id())
     }
 
     /// Tells the tap of a session.
