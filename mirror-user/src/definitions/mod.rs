@@ -1,0 +1,3 @@
+//! Definitions: targets, filters, rules, sessions.
+
+pub mod rule;
