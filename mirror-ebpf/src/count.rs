@@ -2,7 +2,7 @@
 
 use mirror_common::{policy::Direction, session::SessionSlot, skip::SkipReason};
 
-use crate::maps::{SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
+use crate::maps::{RULE_COUNTERS, SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
 use crate::packet::Packet;
 
 /// A source hook saw `packet`.
@@ -13,6 +13,15 @@ pub(crate) fn seen(packet: &Packet, direction: Direction) {
         let counters = unsafe { &mut *counters };
         counters.packets += u64::from(packet.wire_packets());
         counters.bytes += u64::from(packet.len());
+    }
+}
+
+/// The rule at `place` decided on a packet.
+#[inline(always)]
+pub(crate) fn matched(place: u32) {
+    if let Some(count) = RULE_COUNTERS.get_ptr_mut(place) {
+        // SAFETY: as in `seen`.
+        unsafe { *count += 1 };
     }
 }
 

@@ -12,6 +12,7 @@ mod classify;
 mod clone;
 mod count;
 mod encapsulate;
+mod fields;
 mod flow;
 mod maps;
 mod own_copy;
@@ -19,6 +20,7 @@ mod packet;
 mod route;
 mod send;
 mod source;
+mod table;
 mod tap;
 mod vlan;
 
@@ -43,6 +45,12 @@ fn mirror_ingress(ctx: TcContext) -> i32 {
 fn mirror_egress(ctx: TcContext) -> i32 {
     source::observe(&Packet::new(&ctx), Direction::Egress);
     TCX_NEXT
+}
+
+/// Nowhere attached: tells the verdict on a packet (BPF_PROG_TEST_RUN) and does nothing else.
+#[classifier]
+fn mirror_explain(ctx: TcContext) -> i32 {
+    classify::decide(&Packet::new(&ctx), |_| {}).verdict.to_code() as i32
 }
 
 /// At the receiving end of the tap: clones on their way to a target.

@@ -3,12 +3,12 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{HashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use mirror_common::{
     counters::{SessionCounters, SourceCounters},
-    policy::{DIRECTIONS, Policy},
+    policy::DIRECTIONS,
     session::{MAX_SESSIONS, Session, SessionSlot},
     skip::SKIP_REASONS,
 };
@@ -31,9 +31,9 @@ pub(crate) static SESSION_COUNTERS: PerCpuHashMap<
 #[btf_map]
 pub(crate) static SKIPPED: PerCpuArray<u64, { SKIP_REASONS as usize }> = PerCpuArray::new();
 
-/// Per source: which session gets the packets, by direction.
+/// Per source and direction: packets that each rule decided on, by its place in the table. User space sizes it.
 #[btf_map]
-pub(crate) static POLICY: Array<Policy, { DIRECTIONS as usize }> = Array::new();
+pub(crate) static RULE_COUNTERS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Per source: what its hooks saw, by direction.
 #[btf_map]

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod compile;
 pub mod definitions;
 pub mod error;
 pub mod host;
