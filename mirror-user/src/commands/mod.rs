@@ -2,6 +2,7 @@
 
 mod attach;
 mod detach;
+mod doctor;
 #[cfg(feature = "log")]
 mod log;
 mod stats;
@@ -23,9 +24,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
         #[cfg(feature = "log")]
         Command::Log => log::run(&instance),
-        Command::Capture(_) | Command::Doctor => {
-            Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet"))
-        }
+        Command::Doctor => doctor::run(cli.global.json),
+        Command::Capture(_) => Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet")),
     }
 }
 
