@@ -3,11 +3,14 @@
 pub mod cli;
 pub mod commands;
 pub mod error;
+pub mod frame;
 pub mod host;
 pub mod instance;
 pub mod kernel;
 pub mod links;
 pub mod model;
 pub mod offloads;
+pub mod pcapng;
 pub mod state;
 pub mod tap;
+pub mod vxlan;
