@@ -1,6 +1,7 @@
 //! One module per command: plain values in, one document out.
 
 mod attach;
+mod capture;
 mod detach;
 mod doctor;
 #[cfg(feature = "log")]
@@ -11,7 +12,7 @@ mod status;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::instance::Instance;
 
 /// Does what the command line says.
@@ -24,8 +25,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
         #[cfg(feature = "log")]
         Command::Log => log::run(&instance),
+        Command::Capture(arguments) => capture::run(arguments, cli.global.json),
         Command::Doctor => doctor::run(cli.global.json),
-        Command::Capture(_) => Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet")),
     }
 }
 
