@@ -114,7 +114,7 @@ pub struct Capture {
     /// Only copies with this VXLAN network identifier
     #[arg(long, value_name = "N")]
     pub vni: Option<Vni>,
-    /// Write pcapng to FILE, or to standard output with -
+    /// Write pcapng to FILE, or to standard output with -, instead of printing
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// Stop after N copies

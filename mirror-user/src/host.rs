@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::statvfs::FsFlags;
 use nix::sys::utsname::uname;
+use rtnetlink::LinkVeth;
 
 use crate::error::{Error, Kind, Result};
 
@@ -199,15 +200,26 @@ pub fn require_bpffs(what: &str) -> Result<()> {
 
 fn no_bpffs(what: &str) -> Error {
     let error = Error::new(Kind::Failed, what, format_args!("no bpffs is mounted at {BPFFS}"));
-    // `ip netns exec` puts a fresh /sys into a mount namespace of its own: a bpffs mounted there would be gone, with
-    // every pin in it, when the command ends.
-    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    match (mounts("self"), mounts("1")) {
-        (Some(here), Some(init)) if here != init => error.hint(format_args!(
-            "this mount namespace is not the host's; for a network namespace use 'nsenter --net=/run/netns/NAME mirrorctl …' in place of 'ip netns exec', else: mount -t bpf bpf {BPFFS}"
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match netns_of_sysfs(&mounts) {
+        // A bpffs that is mounted in there is gone, with every pin in it, when the command ends.
+        Some(name) => error.hint(format_args!(
+            "'ip netns exec' hides the host's: use 'nsenter --net=/run/netns/{name} mirrorctl …' in its place"
         )),
-        _ => error.hint(format_args!("mount -t bpf bpf {BPFFS}")),
+        None => error.hint(format_args!("mount -t bpf bpf {BPFFS}")),
     }
+}
+
+/// The network namespace that `ip netns exec` entered: it mounts a fresh /sys, in a mount namespace of its own, and
+/// names its source after the namespace (iproute2, lib/namespace.c).
+fn netns_of_sysfs(mountinfo: &str) -> Option<&str> {
+    let source = mountinfo.lines().rev().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let place = mount.split(' ').nth(4)?;
+        let (kind, rest) = filesystem.split_once(' ')?;
+        (place == "/sys" && kind == "sysfs").then(|| rest.split(' ').next().unwrap_or_default())
+    })?;
+    (source != "sysfs" && source != "none").then_some(source)
 }
 
 /// Whether the kernel attaches programs with TCX (Linux 6.6, and the option CONFIG_NET_XGRESS): asked by listing what
@@ -254,6 +266,36 @@ pub fn has_fib_source() -> Result<bool> {
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Whether the kernel makes veth pairs, loading the module if need be: asked for one that it has to refuse, so that
+/// nothing is made.
+pub fn has_veth() -> Result<bool> {
+    const WHAT: &str = "ask the kernel for veth";
+    // All zeros is no address of a device: veth says EADDRNOTAVAIL (drivers/net/veth.c, `veth_validate`), and a kernel
+    // without veth EOPNOTSUPP.
+    let refused = LinkVeth::new("mirror-probe", "mirror-probe0").address(vec![0; 6]).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|error| Error::failed(WHAT, &error))?;
+    let answer = runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| Error::failed(WHAT, &error))?;
+        tokio::spawn(connection);
+        Ok(handle.link().add(refused).execute().await)
+    })?;
+    match answer {
+        Err(rtnetlink::Error::NetlinkError(message)) => match Errno::from_raw(message.raw_code().abs()) {
+            Errno::EADDRNOTAVAIL => Ok(true),
+            Errno::EOPNOTSUPP => Ok(false),
+            Errno::EPERM => Err(not_permitted(WHAT)),
+            errno => Err(Error::failed(WHAT, &errno)),
+        },
+        Err(error) => Err(Error::failed(WHAT, &error)),
+        Ok(()) => {
+            Err(Error::new(Kind::Failed, WHAT, "it made one with a broken address").hint("ip link delete mirror-probe"))
+        }
+    }
 }
 
 /// Whether the kernel publishes its type information.
@@ -307,6 +349,17 @@ mod tests {
         assert!(KernelVersion::new(5, 19) < OLDEST_KERNEL);
         assert_eq!(KernelVersion::new(6, 1), OLDEST_KERNEL);
         assert_eq!(KernelVersion::running().map(|version| version.major >= 4).ok(), Some(true));
+    }
+
+    #[test]
+    fn a_sysfs_of_ip_netns_exec_is_known_by_its_source() {
+        let host = "23 27 0:22 / /sys rw,relatime - sysfs sysfs rw\n42 23 0:39 / /sys/fs/bpf rw - bpf bpf rw\n";
+        assert_eq!(netns_of_sysfs(host), None);
+        assert_eq!(
+            netns_of_sysfs(&format!("{host}54 50 0:41 / /sys rw,relatime shared:1 - sysfs blue rw\n")),
+            Some("blue")
+        );
+        assert_eq!(netns_of_sysfs(""), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! One module per command: plain values in, one document out.
 
 mod attach;
+mod capture;
 mod detach;
+mod doctor;
 #[cfg(feature = "log")]
 mod log;
 mod stats;
@@ -10,7 +12,7 @@ mod status;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::instance::Instance;
 
 /// Does what the command line says.
@@ -23,9 +25,8 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
         #[cfg(feature = "log")]
         Command::Log => log::run(&instance),
-        Command::Capture(_) | Command::Doctor => {
-            Err(Error::new(Kind::Failed, "run command", "the skeleton does nothing yet"))
-        }
+        Command::Capture(arguments) => capture::run(arguments, cli.global.json),
+        Command::Doctor => doctor::run(cli.global.json),
     }
 }
 
