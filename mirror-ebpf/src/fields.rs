@@ -13,137 +13,150 @@ const VLAN_MAX_DEPTH: u32 = 2;
 /// How many IPv6 extension headers are walked. Behind more, a packet has no ports, and is counted.
 const EXTENSION_HEADERS_MAX: u32 = 8;
 
-/// Addresses of one family, host byte order.
-#[derive(Clone, Copy)]
-pub(crate) enum Addresses {
-    /// IPv4.
-    V4 { source: u32, destination: u32 },
-    /// IPv6: high and low half.
-    V6 { source: [u64; 2], destination: [u64; 2] },
-}
-
-/// What rules look at.
+/// What rules look at. Lives in a map (see [`crate::classify`]).
+#[repr(C)]
 pub(crate) struct Fields {
-    pub(crate) addresses: Addresses,
-    pub(crate) protocol: IpProtocol,
-    /// Source and destination port of TCP and UDP; later fragments and packets cut short have none.
-    pub(crate) ports: Option<(u16, u16)>,
+    /// Host byte order, high and low half; IPv4 in the first.
+    pub(crate) source: [u64; 2],
+    pub(crate) destination: [u64; 2],
+    /// 1 for IPv6.
+    pub(crate) is_v6: u32,
+    pub(crate) protocol: u32,
+    /// 1 where there are ports, of TCP or UDP; later fragments and packets cut short have none.
+    pub(crate) has_ports: u32,
+    pub(crate) source_port: u32,
+    pub(crate) destination_port: u32,
+    /// Where the next header begins, while they are walked.
+    offset: u32,
 }
 
-/// Reads the fields; `None` when the frame has no IP header, or none that can be read.
-#[inline(always)]
-pub(crate) fn read(packet: &Packet) -> Option<Fields> {
-    let (ethertype, offset) = network_header(packet)?;
-    match ethertype {
-        EtherType::IPV4 => ipv4(packet, offset),
-        EtherType::IPV6 => ipv6(packet, offset),
-        _ => None,
-    }
-}
-
-/// The ethertype behind the VLAN tags, and where its header begins.
-#[inline(always)]
-fn network_header(packet: &Packet) -> Option<(EtherType, u32)> {
-    let mut ethertype = packet.protocol();
-    let mut offset = ETHERNET_LEN as u32;
-    let taken_off = u32::from(packet.offloaded_vlan_tag().is_some());
-    for _ in taken_off..VLAN_MAX_DEPTH {
-        match ethertype {
-            EtherType::VLAN | EtherType::SERVICE_VLAN => {}
-            _ => return Some((ethertype, offset)),
+impl Fields {
+    /// Reads the fields; `None` when the frame has no IP header, or none that can be read.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, packet: &Packet) -> Option<()> {
+        self.has_ports = 0;
+        match self.network_header(packet)? {
+            EtherType::IPV4 => self.ipv4(packet),
+            EtherType::IPV6 => self.ipv6(packet),
+            _ => None,
         }
-        let [_, _, e0, e1] = packet.load::<[u8; 4]>(offset)?;
-        ethertype = EtherType::from_wire([e0, e1]);
-        offset += 4;
     }
-    Some((ethertype, offset))
-}
 
-#[inline(always)]
-fn ipv4(packet: &Packet, offset: u32) -> Option<Fields> {
-    let header = packet.load::<[u8; IPV4_LEN]>(offset)?;
-    let header_len = u32::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || header_len < IPV4_LEN as u32 {
-        return None;
-    }
-    let protocol = IpProtocol(header[9]);
-    let later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
-    Some(Fields {
-        addresses: Addresses::V4 { source: word(&header, 12), destination: word(&header, 16) },
-        protocol,
-        ports: if later_fragment { None } else { ports(packet, offset + header_len, protocol) },
-    })
-}
-
-#[inline(always)]
-fn ipv6(packet: &Packet, mut offset: u32) -> Option<Fields> {
-    let header = packet.load::<[u8; IPV6_LEN]>(offset)?;
-    if header[0] >> 4 != 6 {
-        return None;
-    }
-    let half = |at| u64::from(word(&header, at)) << 32 | u64::from(word(&header, at + 4));
-    let mut fields = Fields {
-        addresses: Addresses::V6 { source: [half(8), half(16)], destination: [half(24), half(32)] },
-        protocol: IpProtocol(header[6]),
-        ports: None,
-    };
-    offset += IPV6_LEN as u32;
-    for _ in 0..EXTENSION_HEADERS_MAX {
-        // RFC 8200 §4: an extension header begins with the next header's number; its length is in units of eight
-        // bytes beyond the first eight, but for AH, which counts four bytes beyond the first eight (RFC 4302 §2.2).
-        // One that is cut short ends the walk: its own number is the protocol, and there are no ports.
-        let unit = match fields.protocol {
-            IpProtocol::HOP_BY_HOP | IpProtocol::ROUTING | IpProtocol::DESTINATION => 8,
-            IpProtocol::AUTHENTICATION => 4,
-            IpProtocol::FRAGMENT => {
-                let Some([next, _, o0, o1]) = packet.load::<[u8; 4]>(offset) else {
-                    return Some(fields);
-                };
-                fields.protocol = IpProtocol(next);
-                offset += 8;
-                if u16::from_be_bytes([o0, o1]) & 0xfff8 != 0 {
-                    return Some(fields);
-                }
-                continue;
+    /// Steps over VLAN tags; the ethertype behind them.
+    #[inline(always)]
+    fn network_header(&mut self, packet: &Packet) -> Option<EtherType> {
+        let mut ethertype = packet.protocol();
+        self.offset = ETHERNET_LEN as u32;
+        let taken_off = u32::from(packet.offloaded_vlan_tag().is_some());
+        for _ in taken_off..VLAN_MAX_DEPTH {
+            match ethertype {
+                EtherType::VLAN | EtherType::SERVICE_VLAN => {}
+                _ => return Some(ethertype),
             }
-            _ => {
-                fields.ports = ports(packet, offset, fields.protocol);
-                return Some(fields);
+            let [_, _, e0, e1] = packet.load::<[u8; 4]>(self.offset)?;
+            ethertype = EtherType::from_wire([e0, e1]);
+            self.offset += 4;
+        }
+        Some(ethertype)
+    }
+
+    #[inline(always)]
+    fn ipv4(&mut self, packet: &Packet) -> Option<()> {
+        let header = packet.load::<[u8; IPV4_LEN]>(self.offset)?;
+        let header_len = u32::from(header[0] & 0x0f) * 4;
+        if header[0] >> 4 != 4 || header_len < IPV4_LEN as u32 {
+            return None;
+        }
+        self.is_v6 = 0;
+        self.source[0] = u64::from(word(&header, 12));
+        self.destination[0] = u64::from(word(&header, 16));
+        self.protocol = u32::from(header[9]);
+        let later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+        if !later_fragment {
+            self.offset += header_len;
+            self.ports(packet);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn ipv6(&mut self, packet: &Packet) -> Option<()> {
+        let header = packet.load::<[u8; IPV6_LEN]>(self.offset)?;
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        let half = |at| u64::from(word(&header, at)) << 32 | u64::from(word(&header, at + 4));
+        self.is_v6 = 1;
+        self.source = [half(8), half(16)];
+        self.destination = [half(24), half(32)];
+        self.protocol = u32::from(header[6]);
+        self.offset += IPV6_LEN as u32;
+        for _ in 0..EXTENSION_HEADERS_MAX {
+            if !self.is_at_extension() {
+                break;
             }
-        };
-        let Some([next, length]) = packet.load::<[u8; 2]>(offset) else {
-            return Some(fields);
-        };
-        fields.protocol = IpProtocol(next);
-        offset += 8 + unit * u32::from(length);
+            if !self.step(packet) {
+                return Some(());
+            }
+        }
+        if self.is_at_extension() {
+            count::skipped(SkipReason::ExtensionHeadersTooDeep);
+        } else {
+            self.ports(packet);
+        }
+        Some(())
     }
-    if is_extension(fields.protocol) {
-        count::skipped(SkipReason::ExtensionHeadersTooDeep);
-    } else {
-        fields.ports = ports(packet, offset, fields.protocol);
-    }
-    Some(fields)
-}
 
-#[inline(always)]
-fn is_extension(protocol: IpProtocol) -> bool {
-    matches!(
-        protocol,
-        IpProtocol::HOP_BY_HOP
-            | IpProtocol::ROUTING
-            | IpProtocol::DESTINATION
-            | IpProtocol::AUTHENTICATION
-            | IpProtocol::FRAGMENT
-    )
-}
-
-#[inline(always)]
-fn ports(packet: &Packet, offset: u32, protocol: IpProtocol) -> Option<(u16, u16)> {
-    if protocol != IpProtocol::TCP && protocol != IpProtocol::UDP {
-        return None;
+    #[inline(always)]
+    fn is_at_extension(&self) -> bool {
+        matches!(
+            IpProtocol(self.protocol as u8),
+            IpProtocol::HOP_BY_HOP
+                | IpProtocol::ROUTING
+                | IpProtocol::DESTINATION
+                | IpProtocol::AUTHENTICATION
+                | IpProtocol::FRAGMENT
+        )
     }
-    let [s0, s1, d0, d1] = packet.load::<[u8; 4]>(offset)?;
-    Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
+
+    /// Steps over an extension header; false when there can be no ports behind it.
+    ///
+    /// RFC 8200 §4: it begins with the next header's number; its length is in units of eight bytes beyond the first
+    /// eight, but for AH, which counts four bytes beyond the first eight (RFC 4302 §2.2), and a fragment header, which
+    /// has eight. One that is cut short ends the walk with its own number as protocol.
+    #[inline(always)]
+    fn step(&mut self, packet: &Packet) -> bool {
+        let protocol = IpProtocol(self.protocol as u8);
+        if protocol == IpProtocol::FRAGMENT {
+            let Some([next, _, o0, o1]) = packet.load::<[u8; 4]>(self.offset) else {
+                return false;
+            };
+            self.protocol = u32::from(next);
+            self.offset += 8;
+            let first = u16::from_be_bytes([o0, o1]) & 0xfff8 == 0;
+            return first;
+        }
+        let Some([next, length]) = packet.load::<[u8; 2]>(self.offset) else {
+            return false;
+        };
+        self.protocol = u32::from(next);
+        let shift = if protocol == IpProtocol::AUTHENTICATION { 2 } else { 3 };
+        self.offset += 8 + (u32::from(length) << shift);
+        true
+    }
+
+    #[inline(always)]
+    fn ports(&mut self, packet: &Packet) {
+        let protocol = IpProtocol(self.protocol as u8);
+        if protocol != IpProtocol::TCP && protocol != IpProtocol::UDP {
+            return;
+        }
+        if let Some([s0, s1, d0, d1]) = packet.load::<[u8; 4]>(self.offset) {
+            self.has_ports = 1;
+            self.source_port = u32::from(u16::from_be_bytes([s0, s1]));
+            self.destination_port = u32::from(u16::from_be_bytes([d0, d1]));
+        }
+    }
 }
 
 #[inline(always)]

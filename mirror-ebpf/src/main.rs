@@ -50,7 +50,7 @@ fn mirror_egress(ctx: TcContext) -> i32 {
 /// Nowhere attached: tells the verdict on a packet (BPF_PROG_TEST_RUN) and does nothing else.
 #[classifier]
 fn mirror_explain(ctx: TcContext) -> i32 {
-    classify::decide(&Packet::new(&ctx), |_| {}).verdict.to_code() as i32
+    classify::decide(&Packet::new(&ctx)).verdict.to_code() as i32
 }
 
 /// At the receiving end of the tap: clones on their way to a target.

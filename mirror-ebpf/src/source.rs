@@ -10,7 +10,7 @@ pub(crate) fn observe(packet: &Packet, direction: Direction) {
         return;
     }
     count::seen(packet, direction);
-    let Some(slot) = classify::decide(packet, count::matched).session else {
+    let Some(slot) = classify::decide(packet).session else {
         return;
     };
     if clone::to_tap(packet, slot).is_err() {

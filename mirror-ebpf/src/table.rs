@@ -94,9 +94,9 @@ impl Table {
         unsafe { self.base.add(offset as usize).cast::<RuleEntry>().read() }
     }
 
-    /// The row for a 32-bit value.
+    /// Where the row for a 32-bit value is.
     #[inline(always)]
-    pub(crate) fn row_of_u32(self, layout: Layout, value: u32) -> Option<Row> {
+    pub(crate) fn row_of_u32(self, layout: Layout, value: u32) -> Option<u32> {
         let mut interval = 0u64;
         let mut step = (1u64 << layout.search_steps) >> 1;
         while step != 0 {
@@ -108,9 +108,9 @@ impl Table {
         self.row_of_interval(layout, interval)
     }
 
-    /// The row for a 128-bit value.
+    /// Where the row for a 128-bit value is.
     #[inline(always)]
-    pub(crate) fn row_of_u128(self, layout: Layout, value: [u64; 2]) -> Option<Row> {
+    pub(crate) fn row_of_u128(self, layout: Layout, value: [u64; 2]) -> Option<u32> {
         let [high, low] = value;
         let mut interval = 0u64;
         let mut step = (1u64 << layout.search_steps) >> 1;
@@ -128,29 +128,41 @@ impl Table {
         self.row_of_interval(layout, interval)
     }
 
-    /// The row for an 8-bit value: no search.
+    /// Where the row for an 8-bit value is: no search.
     #[inline(always)]
-    pub(crate) fn row_of_u8(self, layout: Layout, value: u8) -> Option<Row> {
+    pub(crate) fn row_of_u8(self, layout: Layout, value: u8) -> Option<u32> {
         self.row_of_interval(layout, u64::from(value))
     }
 
     #[inline(always)]
-    fn row_of_interval(self, layout: Layout, interval: u64) -> Option<Row> {
+    fn row_of_interval(self, layout: Layout, interval: u64) -> Option<u32> {
         // SAFETY: every interval has a class.
         let class = unsafe { self.read::<u16>(layout.classes + interval * 2) };
         self.row_of_class(layout, u64::from(class))
     }
 
-    /// The row of a class.
+    /// Where the row of a class is.
     #[inline(always)]
-    pub(crate) fn row_of_class(self, layout: Layout, class: u64) -> Option<Row> {
+    pub(crate) fn row_of_class(self, layout: Layout, class: u64) -> Option<u32> {
         // Always so; the verifier wants to see it.
         if class >= layout.class_count {
             return None;
         }
         let stride = (shape!(summary_words) + shape!(words)) * 8;
         let offset = layout.rows + class * stride;
-        // SAFETY: there are `class_count` rows of `stride` bytes; the verifier checks the bounds.
+        Some(offset as u32)
+    }
+
+    /// The row at `offset`, which is one that the functions above gave.
+    #[inline(always)]
+    pub(crate) fn row(self, offset: u32) -> Option<Row> {
+        let stride = (shape!(summary_words) + shape!(words)) * 8;
+        let offset = u64::from(offset);
+        // Always so; the verifier wants to see it.
+        if offset > shape!(rules) - stride {
+            return None;
+        }
+        // SAFETY: all rows end before the rules; the verifier checks the bounds.
         Some(Row { base: unsafe { self.base.add(offset as usize) } })
     }
 
@@ -164,6 +176,9 @@ impl Table {
 }
 
 impl Row {
+    /// In the place of a row that is still to come.
+    pub(crate) const NONE: Self = Self { base: core::ptr::null() };
+
     /// A word of the summary; `index` must be below `summary_words`.
     #[inline(always)]
     pub(crate) fn summary(self, index: u64) -> u64 {

@@ -97,9 +97,11 @@ pub fn frame(random: &mut Random, sessions: &[Session]) -> Vec<u8> {
     let session = random.pick(sessions);
     let mut shape = Shape::random(random);
     if !session.rules.is_empty() && !random.once_in(5) {
-        shape.aim(random, random_rule(random, session));
+        let rule = random.pick(&session.rules);
+        shape.aim(random, rule);
     } else if !session.dns.is_empty() && random.once_in(2) {
-        shape.ask(random, session.dns[random.below(session.dns.len())]);
+        let resolver = *random.pick(&session.dns);
+        shape.ask(random, resolver);
     }
     let mut frame = shape.bytes(random);
     match random.below(20) {
@@ -110,13 +112,16 @@ pub fn frame(random: &mut Random, sessions: &[Session]) -> Vec<u8> {
         }
         _ => {}
     }
-    // The kernel's test run takes no frame without a whole Ethernet header.
-    frame.resize(frame.len().max(14), 0);
+    // The kernel's test run takes no frame without a whole Ethernet header and a byte behind it, and none that ends
+    // inside an IP header, unless there is a VLAN tag in front of that (net/bpf/test_run.c).
+    frame.resize(frame.len().max(15), 0);
+    let least = match frame[12..14] {
+        [0x08, 0x00] => 34,
+        [0x86, 0xdd] => 54,
+        _ => 15,
+    };
+    frame.resize(frame.len().max(least), 0);
     frame
-}
-
-fn random_rule<'a>(random: &mut Random, session: &'a Session) -> &'a Rule {
-    &session.rules[random.below(session.rules.len())]
 }
 
 /// A packet to be made.

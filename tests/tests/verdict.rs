@@ -82,7 +82,8 @@ fn the_kernel_judges_as_the_oracle_does() -> Result<()> {
         for _ in 0..frames {
             let frame = policies::frame(&mut random, &sessions);
             let expected = oracle::judge(&sessions, &frame);
-            let answer = translate(judge.verdict(&frame)?, &policy, &sessions);
+            let answer = judge.verdict(&frame).with_context(|| format!("frame {frame:02x?}"))?;
+            let answer = translate(answer, &policy, &sessions);
             ensure!(
                 answer == expected,
                 "MIRROR_SEED={} MIRROR_VERDICTS=1,{frames}: the kernel says {answer:?}, the oracle {expected:?}, of {:?}\nframe {frame:02x?}",
