@@ -36,18 +36,32 @@ pub(crate) fn decide(packet: &Packet) -> Decision {
             session => Decision { verdict: Verdict::NonIp, session: Some(session as u32 - 1) },
         };
     }
-    if scratch.find_rows().is_none() {
+    if mirror_match() == NOTHING {
         return NOBODY;
+    }
+    Decision { verdict: Verdict::Rule(scratch.place), session: Some(scratch.slot) }
+}
+
+/// Finds the first rule that accepts the packet in the scratch map, rejects being honoured: its place, or [`NOTHING`].
+///
+/// A global function: the kernel verifies it once, on its own (Linux 5.6), however many ways lead to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mirror_match() -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return NOTHING;
+    };
+    // SAFETY: as in `decide`, which has lent it to this call.
+    let scratch = unsafe { &mut *scratch };
+    if scratch.find_rows().is_none() {
+        return NOTHING;
     }
     scratch.from = 0;
     scratch.place = NOTHING;
     let visits = shape!(visits) as u32;
     // SAFETY: `visit` has the signature that the helper calls, and takes no context.
     unsafe { bpf_loop(visits, visit as *mut _, core::ptr::null_mut(), 0) };
-    if scratch.place == NOTHING {
-        return NOBODY;
-    }
-    Decision { verdict: Verdict::Rule(scratch.place), session: Some(scratch.slot) }
+    scratch.place
 }
 
 /// What the steps hand on.

@@ -62,16 +62,18 @@ impl Fields {
 
     #[inline(always)]
     fn ipv4(&mut self, packet: &Packet) -> Option<()> {
-        let header = packet.load::<[u8; IPV4_LEN]>(self.offset)?;
-        let header_len = u32::from(header[0] & 0x0f) * 4;
-        if header[0] >> 4 != 4 || header_len < IPV4_LEN as u32 {
+        // RFC 791 §3.1, word by word.
+        let [lengths, fragment, protocol, source, destination] =
+            packet.load::<[u32; IPV4_LEN / 4]>(self.offset)?.map(u32::from_be);
+        let header_len = (lengths >> 24 & 0x0f) * 4;
+        if lengths >> 28 != 4 || header_len < IPV4_LEN as u32 {
             return None;
         }
         self.is_v6 = 0;
-        self.source[0] = u64::from(word(&header, 12));
-        self.destination[0] = u64::from(word(&header, 16));
-        self.protocol = u32::from(header[9]);
-        let later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
+        self.source[0] = u64::from(source);
+        self.destination[0] = u64::from(destination);
+        self.protocol = protocol >> 16 & 0xff;
+        let later_fragment = fragment & 0x1fff != 0;
         if !later_fragment {
             self.offset += header_len;
             self.ports(packet);
@@ -81,15 +83,17 @@ impl Fields {
 
     #[inline(always)]
     fn ipv6(&mut self, packet: &Packet) -> Option<()> {
-        let header = packet.load::<[u8; IPV6_LEN]>(self.offset)?;
-        if header[0] >> 4 != 6 {
+        // RFC 8200 §3, word by word.
+        let [version, lengths, s0, s1, s2, s3, d0, d1, d2, d3] =
+            packet.load::<[u32; IPV6_LEN / 4]>(self.offset)?.map(u32::from_be);
+        if version >> 28 != 6 {
             return None;
         }
-        let half = |at| u64::from(word(&header, at)) << 32 | u64::from(word(&header, at + 4));
+        let half = |high, low| u64::from(high) << 32 | u64::from(low);
         self.is_v6 = 1;
-        self.source = [half(8), half(16)];
-        self.destination = [half(24), half(32)];
-        self.protocol = u32::from(header[6]);
+        self.source = [half(s0, s1), half(s2, s3)];
+        self.destination = [half(d0, d1), half(d2, d3)];
+        self.protocol = lengths >> 8 & 0xff;
         self.offset += IPV6_LEN as u32;
         for _ in 0..EXTENSION_HEADERS_MAX {
             if !self.is_at_extension() {
@@ -157,9 +161,4 @@ impl Fields {
             self.destination_port = u32::from(u16::from_be_bytes([d0, d1]));
         }
     }
-}
-
-#[inline(always)]
-fn word<const N: usize>(header: &[u8; N], at: usize) -> u32 {
-    u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }

@@ -31,6 +31,8 @@ pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: arrays of bytes have neither padding nor forbidden values.
 unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Plain for [u32; N] {}
 
 const fn done(code: i64) -> Result<(), HelperError> {
     if code == 0 { Ok(()) } else { Err(HelperError(code)) }

@@ -102,7 +102,7 @@ impl Table {
         while step != 0 {
             // SAFETY: there are 2^search_steps starts, and `interval + step` stays below that.
             let start = unsafe { self.read::<u32>(layout.starts + (interval + step) * 4) };
-            interval += step * at_most(u64::from(start), u64::from(value));
+            interval += step * top_bit(!less(u64::from(value), u64::from(start)));
             step >>= 1;
         }
         self.row_of_interval(layout, interval)
@@ -120,9 +120,8 @@ impl Table {
             let start_high = unsafe { self.read::<u64>(offset) };
             // SAFETY: as above.
             let start_low = unsafe { self.read::<u64>(offset + 8) };
-            let below = at_most(start_high, high) & (1 ^ at_most(high, start_high));
-            let equal = at_most(start_high, high) & at_most(high, start_high);
-            interval += step * (below | equal & at_most(start_low, low));
+            let not_above = less(start_high, high) | (!less(high, start_high) & !less(low, start_low));
+            interval += step * top_bit(not_above);
             step >>= 1;
         }
         self.row_of_interval(layout, interval)
@@ -195,11 +194,17 @@ impl Row {
     }
 }
 
-/// 1 if `a <= b`, else 0, with no jump: the verifier would follow both ways of each, 2^15 ways for one search.
+/// The top bit is set if `a < b`, and there is no jump: the verifier would follow both ways of each, 2^15 ways for one
+/// search.
 #[inline(always)]
-fn at_most(a: u64, b: u64) -> u64 {
-    // The borrow of b - a, in the top bit (Hacker's Delight, 2-13): 1 if b < a.
-    let borrow = (!b & a) | ((!b | a) & b.wrapping_sub(a));
-    // The compiler must not see through it and make a jump of it again.
-    (core::hint::black_box(borrow) >> 63) ^ 1
+fn less(a: u64, b: u64) -> u64 {
+    // The borrow of a - b (Hacker's Delight, 2-13).
+    (!a & b) | ((!a | b) & a.wrapping_sub(b))
+}
+
+/// The top bit as a number, in a way that the compiler can't see that there are but two values, and make a jump of it
+/// again. (A mask instead of a number would do for the compiler, but newer verifiers follow both values of those.)
+#[inline(always)]
+fn top_bit(word: u64) -> u64 {
+    core::hint::black_box(word >> 63)
 }
