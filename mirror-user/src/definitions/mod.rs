@@ -339,7 +339,9 @@ impl Definitions {
         let (kind, name, tags) = match resource {
             Tagged::Target(name) => (Target::KIND, name, self.targets.get_mut(name).map(|target| &mut target.tags)),
             Tagged::Filter(name) => (Filter::KIND, name, self.filters.get_mut(name).map(|filter| &mut filter.tags)),
-            Tagged::Session(name) => (Session::KIND, name, self.sessions.get_mut(name).map(|session| &mut session.tags)),
+            Tagged::Session(name) => {
+                (Session::KIND, name, self.sessions.get_mut(name).map(|session| &mut session.tags))
+            }
         };
         tags.ok_or_else(|| no_such(kind, name.as_str()))
     }
@@ -421,7 +423,10 @@ impl Definitions {
         let filter = self.filter(draft.filter.as_str())?;
         let source = &draft.source;
         if target.destination == Destination::Interface(source.clone()) {
-            return Err(Refusal::bad_input(format_args!("target {}: it is interface {source}, the source itself", target.name)));
+            return Err(Refusal::bad_input(format_args!(
+                "target {}: it is interface {source}, the source itself",
+                target.name
+            )));
         }
         if let Some(other) = self.order.get(source).and_then(|numbers| numbers.get(&draft.number))
             && *other != draft.name
@@ -475,7 +480,8 @@ impl Definitions {
     /// A random VNI that no session uses. There always is one: there are 64 times as many as there can be sessions.
     fn unused_vni(&self) -> Result<Vni, Refusal> {
         loop {
-            let random = getrandom::u32().map_err(|error| Refusal::failed(Error::failed("draw a random VNI", &error)))?;
+            let random =
+                getrandom::u32().map_err(|error| Refusal::failed(Error::failed("draw a random VNI", &error)))?;
             let vni = Vni::try_from(u64::from(random >> 8))?;
             if !self.vnis.contains_key(&vni) {
                 return Ok(vni);

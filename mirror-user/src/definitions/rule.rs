@@ -258,7 +258,8 @@ mod tests {
 
     #[test]
     fn cidrs_have_no_host_bits() {
-        for (source, destination) in [("0.0.0.0/0", "10.0.0.0/8"), ("::/0", "2001:db8::1/128"), ("10.0.0.1/32", "0.0.0.0/0")]
+        for (source, destination) in
+            [("0.0.0.0/0", "10.0.0.0/8"), ("::/0", "2001:db8::1/128"), ("10.0.0.1/32", "0.0.0.0/0")]
         {
             let addresses = addresses(source, destination).expect(source);
             assert_eq!(addresses.source().to_string(), source);
@@ -288,7 +289,9 @@ mod tests {
 
     #[test]
     fn other_text_is_no_cidr() {
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "10.0.0.0/255.0.0.0", "any", "/8"] {
+        for text in
+            ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "10.0.0.0/255.0.0.0", "any", "/8"]
+        {
             let error = parse_cidr(text).expect_err(text);
             assert!(error.to_string().contains("0 to 32 (IPv4) or 0 to 128 (IPv6)"), "{text}: {error}");
         }
