@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Definitions;
-use super::fields::{Fields, text};
+use super::fields::{Fields, meaning_of_unset, text};
 use super::filter::Filter;
 use super::rule::RuleNumber;
 use super::text::Name;
@@ -98,6 +98,9 @@ impl Difference {
         let names: BTreeSet<&Name> = old.keys().chain(new.keys()).collect();
         for name in names {
             let (old, new) = (old.get(name), new.get(name));
+            if old == new {
+                continue;
+            }
             self.note(kind, name, None, old.map(Fields::from), new.map(Fields::from));
             if let Some(new) = new {
                 inside(self, name, old, new);
@@ -191,15 +194,113 @@ fn is_set(value: &Value) -> bool {
 }
 
 fn shown(field: &str, value: &Value) -> String {
-    let unset = match field {
-        "packet_length" => "whole packet",
-        "protocol" | "source_port_range" | "destination_port_range" => "all",
-        "network_services" | "tags" => "none",
-        _ => "unset",
-    };
     match value {
         Value::String(text) if field == "description" => format!("\"{text}\""),
         value if is_set(value) || value.is_boolean() => text(value),
-        _ => unset.to_owned(),
+        Value::Array(_) | Value::Object(_) => "none".into(),
+        _ => meaning_of_unset(field).unwrap_or("unset").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::{Document, Form};
+    use super::*;
+
+    const OLD: &str = r#"
+        [[target]]
+        name = "zeek"
+        address = "192.0.2.1"
+        [[filter]]
+        name = "web"
+        [[filter.rule]]
+        number = 100
+        direction = "ingress"
+        action = "accept"
+        protocol = "tcp"
+        source = "0.0.0.0/0"
+        destination = "0.0.0.0/0"
+        destination_ports = "80-443"
+        [[filter.rule]]
+        number = 200
+        direction = "egress"
+        action = "reject"
+        source = "::/0"
+        destination = "::/0"
+        [[filter]]
+        name = "old"
+        [[session]]
+        name = "web-to-zeek"
+        number = 1
+        source = "eth0"
+        target = "zeek"
+        filter = "web"
+        vni = 42
+        packet_length = 128
+    "#;
+
+    fn read(text: &str, previous: &Definitions) -> super::super::file::Built {
+        Document::parse(text, Form::Exchanged).and_then(|document| document.build(previous)).expect(text)
+    }
+
+    #[test]
+    fn lines_say_what_changes() {
+        let old = read(OLD, &Definitions::default()).definitions;
+        assert_eq!(
+            Difference::between(&Definitions::default(), &old).to_string(),
+            "+ target zeek: address 192.0.2.1, port 4789\n\
+             + filter old\n\
+             + filter web\n\
+             + rule web ingress 100: action accept, protocol tcp, source_cidr 0.0.0.0/0, destination_cidr 0.0.0.0/0, \
+             destination_port_range 80-443\n\
+             + rule web egress 200: action reject, source_cidr ::/0, destination_cidr ::/0\n\
+             + session web-to-zeek: session_number 1, source eth0, target zeek, filter web, vni 42, packet_length 128\n"
+        );
+        let text = OLD
+            .replace("packet_length = 128", "packet_length = 256\ndescription = \"what comes in\"")
+            .replace("[[filter]]\n        name = \"old\"", "")
+            .replace("action = \"accept\"", "action = \"reject\"")
+            .replace("number = 200", "number = 300")
+            .replace("name = \"web\"", "name = \"web\"\nmirror_non_ip = true\ntags = { team = \"secops\" }");
+        let new = read(&text, &old).definitions;
+        assert_eq!(
+            Difference::between(&old, &new).to_string(),
+            "- filter old\n\
+             ~ filter web: mirror_non_ip no -> yes, tags none -> team=secops\n\
+             ~ rule web ingress 100: action accept -> reject\n\
+             - rule web egress 200\n\
+             + rule web egress 300: action reject, source_cidr ::/0, destination_cidr ::/0\n\
+             ~ session web-to-zeek: packet_length 128 -> 256, description unset -> \"what comes in\"\n"
+        );
+        assert_eq!(Difference::between(&new, &new), Difference::default());
+    }
+
+    #[test]
+    fn json_has_the_types_of_the_fields() {
+        let old = read(OLD, &Definitions::default()).definitions;
+        let new = read(&OLD.replace("packet_length = 128", ""), &old).definitions;
+        assert_eq!(
+            serde_json::to_value(Difference::between(&old, &new)).expect("JSON"),
+            json!({"changes": [{
+                "action": "modify", "kind": "session", "name": "web-to-zeek",
+                "fields": [{"field": "packet_length", "old": 128, "new": null}]
+            }]})
+        );
+        let new = read(&OLD.replace("80-443", "80"), &old).definitions;
+        assert_eq!(
+            serde_json::to_value(Difference::between(&old, &new)).expect("JSON"),
+            json!({"changes": [{
+                "action": "modify", "kind": "rule", "name": "web", "direction": "ingress", "rule_number": 100,
+                "fields": [{"field": "destination_port_range", "old": "80-443", "new": "80"}]
+            }]})
+        );
+    }
+
+    #[test]
+    fn a_vni_that_would_be_drawn_is_called_random() {
+        let built = read(&OLD.replace("vni = 42", ""), &Definitions::default());
+        let difference = Difference::between(&Definitions::default(), &built.definitions);
+        let line = difference.with_random_vnis(&built.drawn_vnis).to_string();
+        assert!(line.contains("vni random"), "{line}");
     }
 }

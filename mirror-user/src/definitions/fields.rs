@@ -30,9 +30,16 @@ impl Fields {
         self.rules.as_deref()
     }
 
-    /// The value of a field as people read it; nothing when there is no such field or it isn't set.
+    /// The value of a field as people read it: what not being set means, or nothing where it means nothing. For
+    /// `rules`, how many there are.
     pub fn text(&self, field: &str) -> String {
-        self.fields.iter().find(|(name, _)| *name == field).map_or_else(String::new, |(_, value)| text(value))
+        if field == "rules" {
+            return self.rules.as_ref().map_or_else(String::new, |rules| rules.len().to_string());
+        }
+        match self.fields.iter().find(|(name, _)| *name == field) {
+            None | Some((_, Value::Null)) => meaning_of_unset(field).unwrap_or_default().to_owned(),
+            Some((_, value)) => text(value),
+        }
     }
 }
 
@@ -143,6 +150,15 @@ fn description(description: Option<&Description>) -> Value {
 
 fn tags(tags: &Tags) -> Value {
     Value::Object(tags.iter().map(|(key, value)| (key.clone(), json!(value))).collect::<Map<_, _>>())
+}
+
+/// What it means that a field isn't set.
+pub(super) fn meaning_of_unset(field: &str) -> Option<&'static str> {
+    match field {
+        "packet_length" => Some("whole packet"),
+        "protocol" | "source_port_range" | "destination_port_range" => Some("all"),
+        _ => None,
+    }
 }
 
 /// A value as people read it; nothing when it isn't set.

@@ -606,3 +606,372 @@ fn key_of(text: &str) -> String {
     let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if bare { text.to_owned() } else { quoted(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::Kind;
+
+    /// The file of the manual, with every key there is.
+    const WHOLE: &str = r#"[[target]]
+name = "zeek"
+address = "10.2.0.2"           # or interface = "tap0"
+port = 4789
+description = "the sensor"
+[[target]]
+name = "span"
+interface = "tap0"
+[[filter]]
+name = "web"
+network_services = ["dns"]
+mirror_non_ip = true
+[[filter.rule]]
+number = 100
+direction = "ingress"
+action = "accept"
+protocol = "tcp"
+source = "0.0.0.0/0"
+destination = "0.0.0.0/0"
+source_ports = 1024
+destination_ports = "80-443"
+description = "web"
+[[session]]
+name = "web-to-zeek"
+number = 1
+source = "eth0"
+target = "zeek"
+filter = "web"
+vni = 42
+packet_length = 128
+description = "what comes in"
+tags = { team = "secops", "a b" = "" }
+"#;
+
+    fn read(text: &str) -> Result<Definitions, Refusal> {
+        Ok(Document::parse(text, Form::Exchanged)?.build(&Definitions::default())?.definitions)
+    }
+
+    /// What is said when the first `from` of the whole file is `to`.
+    fn refused(from: &str, to: &str) -> (Kind, String) {
+        assert!(WHOLE.contains(from), "{from}");
+        let refusal = read(&WHOLE.replacen(from, to, 1)).expect_err(to);
+        (refusal.kind(), refusal.to_string())
+    }
+
+    fn bad(from: &str, to: &str) -> String {
+        let (kind, why) = refused(from, to);
+        assert_eq!(kind, Kind::BadInput, "{why}");
+        why
+    }
+
+    #[test]
+    fn the_whole_file_is_read_and_written() {
+        let definitions = read(WHOLE).expect("valid");
+        assert_eq!(
+            write(&definitions, Form::Exchanged),
+            r#"[[target]]
+name = "span"
+interface = "tap0"
+
+[[target]]
+name = "zeek"
+address = "10.2.0.2"
+port = 4789
+description = "the sensor"
+
+[[filter]]
+name = "web"
+network_services = ["dns"]
+mirror_non_ip = true
+
+[[filter.rule]]
+number = 100
+direction = "ingress"
+action = "accept"
+protocol = "tcp"
+source = "0.0.0.0/0"
+destination = "0.0.0.0/0"
+source_ports = "1024"
+destination_ports = "80-443"
+description = "web"
+
+[[session]]
+name = "web-to-zeek"
+number = 1
+source = "eth0"
+target = "zeek"
+filter = "web"
+vni = 42
+packet_length = 128
+description = "what comes in"
+tags = { "a b" = "", team = "secops" }
+"#
+        );
+        assert_eq!(read("").expect("nothing"), Definitions::default());
+        assert_eq!(write(&Definitions::default(), Form::Exchanged), "");
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let text = WHOLE
+            .lines()
+            .filter(|line| {
+                let key = line.split(' ').next().unwrap_or_default();
+                !matches!(
+                    key,
+                    "port"
+                        | "description"
+                        | "network_services"
+                        | "mirror_non_ip"
+                        | "protocol"
+                        | "source_ports"
+                        | "destination_ports"
+                        | "vni"
+                        | "packet_length"
+                        | "tags"
+                )
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
+        let definitions = read(&text).expect("valid");
+        let target = definitions.target("zeek").expect("target");
+        assert_eq!(target.destination.to_string(), "10.2.0.2:4789");
+        assert_eq!((&target.description, target.tags.is_empty()), (&None, true));
+        let filter = definitions.filter("web").expect("filter");
+        assert!(!filter.network_services_dns && !filter.mirror_non_ip);
+        let rule = &filter.all_rules().next().expect("a rule").rule;
+        assert_eq!((rule.protocol, rule.source_ports, rule.destination_ports), (None, None, None));
+        assert_eq!(definitions.session("web-to-zeek").expect("session").packet_length, None);
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let cases = [
+            ("number = 1\n", "number", "a session number must be 1 to 32766", &["0", "32767", "-1", "1_000_000"][..]),
+            ("number = 100\n", "number", "a rule number must be 1 to 32766", &["0", "32767"]),
+            ("vni = 42\n", "vni", "a VNI must be 0 to 16777215", &["16777216", "-1", "0x1000000"]),
+            ("packet_length = 128\n", "packet_length", "a packet length must be 1 to 8500", &["0", "8501"]),
+            ("port = 4789\n", "port", "a port must be 1 to 65535", &["0", "65536", "99999999999999999999999999"]),
+        ];
+        for (from, key, range, values) in cases {
+            let line = line(WHOLE, WHOLE.find(&format!("\n{from}")).expect(from) + 1);
+            for value in values {
+                let expected = format!("{line}: {key} = {value}: {range}");
+                assert_eq!(bad(&format!("\n{from}"), &format!("\n{key} = {value}\n")), expected);
+            }
+            let expected = format!("{line}: {key} = \"7\": {range}, as a whole number without quotes");
+            assert_eq!(bad(&format!("\n{from}"), &format!("\n{key} = \"7\"\n")), expected);
+        }
+        read(&WHOLE.replacen("vni = 42", "vni = 0xffffff", 1)).expect("the highest VNI");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        assert_eq!(
+            bad("packet_length", "packet_lenght"),
+            "line 30: unknown key 'packet_lenght' in session; it can have name, number, source, target, filter, vni, \
+             packet_length, description, tags"
+        );
+        assert!(
+            bad("port = ", "prot = ").starts_with("line 4: unknown key 'prot' in target; it can have name, address, ")
+        );
+        assert!(
+            bad("mirror_non_ip", "mirror_ip").starts_with("line 12: unknown key 'mirror_ip' in filter; it can have ")
+        );
+        assert!(bad("protocol", "proto").starts_with("line 17: unknown key 'proto' in rule; it can have number, "));
+        assert_eq!(
+            bad("[[target]]", "targets = 1\n[[target]]"),
+            "line 1: unknown key 'targets' in the file; it can have target, filter, session"
+        );
+        assert!(bad("[[target]]", "version = 1\n[[target]]").starts_with("line 1: unknown key 'version'"));
+        assert!(
+            bad("name = \"zeek\"", "id = \"tmt-00000000000000000\"").starts_with("line 2: unknown key 'id' in target")
+        );
+        let odd = bad("port = ", "\"\\u001b[2J\" = 1\nport = ");
+        assert!(odd.starts_with("line 4: unknown key '\\u{1b}[2J' in target"), "{odd}");
+    }
+
+    #[test]
+    fn keys_that_are_missing_are_named() {
+        for (from, expected) in [
+            ("name = \"web\"\n", "line 9: filter has no key 'name'"),
+            ("number = 100\n", "line 13: rule has no key 'number': a rule number is 1 to 32766"),
+            ("direction = \"ingress\"\n", "line 13: rule has no key 'direction': ingress or egress"),
+            ("action = \"accept\"\n", "line 13: rule has no key 'action': accept or reject"),
+            ("source = \"0.0.0.0/0\"\n", "line 13: rule has no key 'source': a CIDR; 0.0.0.0/0 or ::/0 for all"),
+            ("number = 1\n", "line 23: session has no key 'number': a session number is 1 to 32766"),
+            ("source = \"eth0\"\n", "line 23: session has no key 'source': the interface to mirror"),
+            ("target = \"zeek\"\n", "line 23: session has no key 'target': the name of a target"),
+            ("interface = \"tap0\"\n[", "line 6: a target has an 'address' or an 'interface', and here is neither"),
+        ] {
+            assert_eq!(bad(from, if from.ends_with('[') { "[" } else { "" }), expected);
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused() {
+        let cidr = "a CIDR is an address and a prefix length of 0 to 32 (IPv4) or 0 to 128 (IPv6): 192.0.2.0/24, \
+                    2001:db8::/32";
+        for (from, to, expected) in [
+            ("source = \"0.0.0.0/0\"", "source = \"10.0.0.0\"", format!("line 18: source = \"10.0.0.0\": {cidr}")),
+            (
+                "source = \"0.0.0.0/0\"",
+                "source = \"10.0.0.1/8\"",
+                "line 18: source CIDR 10.0.0.1/8: the address has bits set behind its prefix of 8".into(),
+            ),
+            (
+                "source = \"0.0.0.0/0\"",
+                "source = \"::/0\"",
+                "line 18: source CIDR ::/0 and destination CIDR 0.0.0.0/0: they must be of one family, IPv4 or IPv6"
+                    .into(),
+            ),
+            ("\"80-443\"", "\"443-80\"", "line 21: destination_ports = \"443-80\": the port range 443-80 runs backwards".into()),
+            (
+                "\"80-443\"",
+                "70000",
+                "line 21: destination_ports = 70000: ports are written 80 or 80-443, from 0 to 65535".into(),
+            ),
+            (
+                "protocol = \"tcp\"",
+                "protocol = \"icmp\"",
+                "line 13: source port range 1024: only protocols tcp (6) and udp (17) have ports, and the protocol is icmp"
+                    .into(),
+            ),
+            (
+                "protocol = \"tcp\"",
+                "protocol = 256",
+                "line 17: protocol = 256: a protocol is a number of 0 to 255, or a name such as tcp, udp, icmp, icmpv6"
+                    .into(),
+            ),
+            ("\"ingress\"", "\"in\"", "line 15: direction = \"in\": a direction is ingress or egress".into()),
+            ("\"accept\"", "\"drop\"", "line 16: action = \"drop\": an action is accept or reject".into()),
+            (
+                "[\"dns\"]",
+                "[\"ntp\"]",
+                "line 11: network_services = [\"ntp\"]: it is a list of network services, and the only one there is is \
+                 \"dns\""
+                    .into(),
+            ),
+            ("= true", "= 1", "line 12: mirror_non_ip = 1: it must be true or false".into()),
+            (
+                "interface = \"tap0\"\n[",
+                "interface = \"tap 0\"\n[",
+                "line 8: interface = \"tap 0\": an interface name has 1 to 15 bytes, without slashes, colons and blanks"
+                    .into(),
+            ),
+            (
+                "interface = \"tap0\"\n[",
+                "interface = \"tap0\"\nport = 1\n[",
+                "line 9: port = 1: only a target with an address has a port".into(),
+            ),
+            (
+                "port = 4789",
+                "interface = \"tap0\"",
+                "line 4: interface = \"tap0\": a target has an address or an interface, not both".into(),
+            ),
+            (
+                "\"10.2.0.2\"",
+                "\"10.2.0.2:4789\"",
+                "line 3: address = \"10.2.0.2:4789\": an address is IPv4 or IPv6, such as 192.0.2.1 or 2001:db8::1; \
+                 'port' is a key of its own"
+                    .into(),
+            ),
+            ("\"10.2.0.2\"", "\"127.0.0.1\"", "line 1: address 127.0.0.1: it is an address of this host; copies go to other hosts only".into()),
+            (
+                "name = \"zeek\"",
+                "name = \" zeek\"",
+                "line 2: name = \" zeek\": a name has 1 to 255 printable characters, with no blank at either end".into(),
+            ),
+            ("name = \"zeek\"", "name = 1", "line 2: name = 1: it must be text in quotes".into()),
+            ("\"secops\"", "7", "line 32: tag = 7: it must be text in quotes".into()),
+            ("team = ", "\"\" = ", "line 32: the key of a tag has 1 to 127 printable characters".into()),
+            ("{ team = \"secops\", \"a b\" = \"\" }", "1", "line 32: tags = 1: tags are a table: { key = \"value\" }".into()),
+            ("[[target]]", "[target]", "line 6: invalid table header".into()),
+        ] {
+            let why = bad(from, to);
+            if to == "[target]" {
+                assert!(why.starts_with("line 6: "), "{why}");
+            } else {
+                assert_eq!(why, expected);
+            }
+        }
+        assert_eq!(
+            bad("[[session]]", "[session]"),
+            "line 23: 'session' is a list of tables: each starts with [[session]]"
+        );
+        assert_eq!(
+            bad("[[filter.rule]]", "[filter.rule]"),
+            "line 13: 'rule' is a list of tables: each starts with [[filter.rule]]"
+        );
+        let long = bad("\"ingress\"", &format!("\"{}\"", "\u{202e}x".repeat(40)));
+        assert!(long.contains("\\u{202e}x") && long.contains('…') && long.len() < 500, "{long}");
+        let refusal = read(&WHOLE.replacen("\"0.0.0.0/0\"", "\"10.0.0.1/8\"", 1)).expect_err("host bits");
+        assert_eq!(refusal.hint_text(), Some("the network is 10.0.0.0/8"));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_with_its_line() {
+        let twice = |table: &str| {
+            let refusal = read(&format!("{WHOLE}{table}")).expect_err(table);
+            (refusal.kind(), refusal.to_string())
+        };
+        assert_eq!(
+            twice("[[target]]\nname = \"zeek\"\ninterface = \"tap1\""),
+            (Kind::Conflict, "line 33: name zeek: there is a target of this name already".into())
+        );
+        let session =
+            "[[session]]\nname = \"two\"\nnumber = 1\nsource = \"eth0\"\ntarget = \"zeek\"\nfilter = \"web\"\n";
+        assert_eq!(
+            twice(session),
+            (Kind::Conflict, "line 33: session number 1: session web-to-zeek of source eth0 has it already".into())
+        );
+        assert_eq!(
+            refused("target = \"zeek\"", "target = \"snort\""),
+            (Kind::NotFound, "line 23: target \"snort\": there is no such target".into())
+        );
+        assert_eq!(
+            refused("filter = \"web\"", "filter = \"all\""),
+            (Kind::NotFound, "line 23: filter \"all\": there is no such filter".into())
+        );
+        let span = WHOLE.replacen("interface = \"tap0\"\n[", "interface = \"eth0\"\n[", 1);
+        let refusal = read(&span.replacen("target = \"zeek\"", "target = \"span\"", 1)).expect_err("source and target");
+        assert_eq!(refusal.to_string(), "line 23: target span: it is interface eth0, the source itself");
+    }
+
+    #[test]
+    fn drawn_vnis_are_nobody_elses() {
+        let session = |name: &str, number: u16, vni: &str| {
+            format!(
+                "[[session]]\nname = \"{name}\"\nnumber = {number}\nsource = \"eth0\"\ntarget = \"zeek\"\nfilter = \"web\"\n{vni}\n"
+            )
+        };
+        let base = WHOLE.split_once("[[session]]").expect("a session").0;
+        let before = format!("{base}{}{}", session("a", 1, "vni = 7"), session("b", 2, ""));
+        let previous = read(&before).expect("valid");
+        let text = format!("{base}{}{}{}", session("a", 1, ""), session("b", 2, ""), session("c", 3, "vni = 7"));
+        let built =
+            Document::parse(&text, Form::Exchanged).and_then(|document| document.build(&previous)).expect("valid");
+        let vni = |definitions: &Definitions, name: &str| definitions.session(name).expect(name).vni;
+        assert_ne!(vni(&built.definitions, "a").get(), 7, "c asks for it");
+        assert_eq!(vni(&built.definitions, "b"), vni(&previous, "b"), "it is kept");
+        assert_eq!(vni(&built.definitions, "c").get(), 7);
+        assert_eq!(built.drawn_vnis.iter().map(Name::as_str).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(built.definitions.session("b").expect("b").id, previous.session("b").expect("b").id);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in any::<String>(), line in 0usize..31, words in "[ -~\\n]{0,40}") {
+            for form in [Form::Exchanged, Form::Stored] {
+                let _ = Document::parse(&text, form).and_then(|document| document.build(&Definitions::default()));
+                // Most random text fails in the first line; this gets further.
+                let mut lines: Vec<&str> = WHOLE.lines().collect();
+                lines[line] = &words;
+                let text = lines.join("\n");
+                let _ = Document::parse(&text, form).and_then(|document| document.build(&Definitions::default()));
+            }
+        }
+    }
+}

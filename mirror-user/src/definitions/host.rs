@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Definitions;
 use super::refusal::Refusal;
-use super::target::Destination;
+use super::target::{Destination, OWN_ADDRESS};
 use crate::error::Result;
 use crate::instance::Instance;
 use crate::model::InterfaceName;
@@ -22,50 +22,40 @@ pub trait Host {
 /// come and go. `what` is the command ("create target zeek").
 pub fn check(what: &str, old: &Definitions, new: &Definitions, host: &impl Host) -> Result<()> {
     for target in new.targets() {
-        let name = &target.name;
-        if old.targets.get(name).is_some_and(|old| old.destination == target.destination) {
+        if old.targets.get(&target.name).is_some_and(|old| old.destination == target.destination) {
             continue;
         }
-        match &target.destination {
-            Destination::Interface(interface) => {
-                check_interface(interface, host)
-                    .and_then(|refusal| fail(refusal.map(|refusal| refusal.at(format_args!("target {name}"))), what))?;
-            }
+        let refusal = match &target.destination {
+            Destination::Interface(interface) => unusable(interface, "interface", host)?,
             Destination::Address(endpoint) if host.has_address(endpoint.address)? => {
-                let refusal = Refusal::bad_input(format_args!(
-                    "target {name}: address {}: it is an address of this host; copies go to other hosts only",
-                    endpoint.address
-                ));
-                return Err(refusal.during(what));
+                Some(Refusal::bad_input(format_args!("address {}: {OWN_ADDRESS}", endpoint.address)))
             }
-            Destination::Address(_) => {}
+            Destination::Address(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal.at(format_args!("target {}", target.name)).during(what));
         }
     }
     for session in new.sessions() {
-        let name = &session.name;
-        if old.sessions.get(name).is_some_and(|old| old.source == session.source) {
+        if old.sessions.get(&session.name).is_some_and(|old| old.source == session.source) {
             continue;
         }
-        check_interface(&session.source, host).and_then(|refusal| {
-            fail(refusal.map(|refusal| refusal.at(format_args!("session {name}: source"))), what)
-        })?;
+        if let Some(refusal) = unusable(&session.source, "source", host)? {
+            return Err(refusal.at(format_args!("session {}", session.name)).during(what));
+        }
     }
     Ok(())
 }
 
-fn fail(refusal: Option<Refusal>, what: &str) -> Result<()> {
-    refusal.map_or(Ok(()), |refusal| Err(refusal.during(what)))
-}
-
-/// Why an interface can't be used, if it can't.
-fn check_interface(interface: &InterfaceName, host: &impl Host) -> Result<Option<Refusal>> {
+/// Why an interface can't be used, if it can't; `field` is what it would be.
+fn unusable(interface: &InterfaceName, field: &str, host: &impl Host) -> Result<Option<Refusal>> {
     if Instance::is_helper_device(interface) {
-        let refusal =
-            Refusal::bad_input(format_args!("interface {interface}: it is a helper device of mirrorctl itself"));
-        return Ok(Some(refusal));
+        return Ok(Some(Refusal::bad_input(format_args!(
+            "{field} {interface}: it is a helper device of mirrorctl itself"
+        ))));
     }
     if !host.has_interface(interface)? {
-        let refusal = Refusal::not_found(format_args!("interface {interface}: there is no such interface"));
+        let refusal = Refusal::not_found(format_args!("{field} {interface}: there is no such interface"));
         return Ok(Some(refusal.hint("'ip link' lists them")));
     }
     Ok(None)

@@ -121,3 +121,109 @@ fn io_error(what: impl std::fmt::Display, error: &std::io::Error) -> Error {
         _ => Error::failed(what, error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::TargetId;
+    use super::super::target::{Destination, TargetDraft};
+    use super::super::text::Tags;
+    use super::*;
+    use crate::model::Endpoint;
+
+    fn definitions() -> Definitions {
+        let mut definitions = Definitions::default();
+        let draft = TargetDraft {
+            id: None::<TargetId>,
+            name: "zeek".parse().expect("a name"),
+            destination: Destination::Address(Endpoint::new([192, 0, 2, 1].into())),
+            description: None,
+            tags: Tags::default(),
+        };
+        definitions.create_target(draft).expect("a target");
+        definitions
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = FileStore::new(&directory.path().join("state/default"));
+        assert_eq!(store.load().expect("nothing yet"), Definitions::default());
+        store.save(&definitions()).expect("saved");
+        let definitions = definitions();
+        store.save(&definitions).expect("saved again");
+        assert_eq!(store.load().expect("loaded"), definitions);
+        let names: Vec<_> = fs::read_dir(directory.path().join("state/default"))
+            .expect("the directory")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, [FILE_NAME]);
+        store.save(&Definitions::default()).expect("saved");
+        assert!(!directory.path().join("state/default").exists(), "nothing to keep, nothing kept");
+        store.save(&Definitions::default()).expect("saved again");
+    }
+
+    #[test]
+    fn a_file_next_to_it_keeps_the_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = FileStore::new(directory.path());
+        store.save(&definitions()).expect("saved");
+        fs::write(directory.path().join("state.json"), "{}").expect("written");
+        store.save(&Definitions::default()).expect("saved");
+        assert!(directory.path().join("state.json").exists() && !store.path().exists());
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = FileStore::new(directory.path());
+        let refused = |contents: &[u8]| {
+            fs::write(store.path(), contents).expect("written");
+            let error = store.load().expect_err("it must be refused");
+            assert_eq!(error.kind(), Kind::Failed);
+            assert_eq!(fs::read(store.path()).expect("still there"), contents);
+            let hint = error.hint_text().expect("a hint").to_owned();
+            let what = format!("read definitions {}: ", store.path().display());
+            (error.to_string().strip_prefix(&what).expect("the path").to_owned(), hint)
+        };
+        let move_away =
+            "move the file away; 'mirrorctl apply -f FILE' then makes the definitions what an exported file says";
+        let stored = file::write(&definitions(), Form::Stored);
+
+        let (why, hint) = refused(stored.replace("version = 1", "version = 2\nnews = true").as_bytes());
+        assert_eq!(why, "a newer mirrorctl wrote it (version 2; this one knows 1)");
+        assert_eq!(hint, "use the mirrorctl that wrote it");
+        for (contents, expected) in [
+            (&b""[..], "line 1: the file has no key 'version': this is no file of mirrorctl's store"),
+            (b"version = 0", "line 1: version = 0: the version must be 1 to 1"),
+            (b"version = \"1\"", "line 1: version = \"1\": the version must be 1 to 1"),
+            (b"version = 1\nversion = 1", "line 2: duplicate key"),
+            (b"version = 1\n[[target]]\nname = \"a\"", "line 2: a target has an 'address' or an 'interface'"),
+            (b"\xff\xfe", "it is not text: invalid utf-8 sequence"),
+            (b"version = 1\n[[session]]\nid = \"tmt-0\"", "line 3: id = \"tmt-0\": an id of this kind is tms- and"),
+        ] {
+            let (why, hint) = refused(contents);
+            assert!(why.starts_with(expected), "{why}");
+            assert_eq!(hint, move_away);
+        }
+        let (why, _) = refused(&stored.as_bytes()[..stored.len() - 20]);
+        assert!(why.starts_with("line "), "{why}");
+        let twice = stored.split_once("[[target]]").expect("a target").1.replace("zeek", "suricata");
+        let (why, _) = refused(format!("{stored}[[target]]{twice}").as_bytes());
+        assert!(why.ends_with("something else has it already"), "{why}");
+        let (why, _) = refused(stored.replace("port = 4789", "port = 0").as_bytes());
+        assert!(why.ends_with("port = 0: a port must be 1 to 65535"), "{why}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = FileStore::new(directory.path());
+        fs::create_dir(store.path()).expect("a directory in its place");
+        let error = store.load().expect_err("a directory");
+        assert!(error.to_string().ends_with("definitions.toml: it is not a regular file"), "{error}");
+        let error = store.save(&definitions()).expect_err("a directory");
+        assert!(error.to_string().starts_with("write definitions "), "{error}");
+        let error = FileStore::new(Path::new("/dev/null/x")).save(&definitions()).expect_err("no directory");
+        assert_eq!(error.kind(), Kind::Failed);
+    }
+}

@@ -8,6 +8,9 @@ use super::refusal::Refusal;
 use super::text::{Description, Name, Tags};
 use crate::model::{Endpoint, InterfaceName};
 
+/// Why an address of the host itself is refused.
+pub(super) const OWN_ADDRESS: &str = "it is an address of this host; copies go to other hosts only";
+
 /// Where copies go, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -29,7 +32,7 @@ impl Destination {
             return Err(Refusal::bad_input("port 0: a port must be 1 to 65535"));
         }
         if address.is_loopback() {
-            return bad("it is an address of this host; copies go to other hosts only");
+            return bad(OWN_ADDRESS);
         }
         let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
         if address.is_unspecified() || address.is_multicast() || broadcast {
