@@ -127,3 +127,21 @@ pub(super) fn said(name_or_id: &str) -> String {
 pub(super) fn refuse(what: impl std::fmt::Display) -> impl FnOnce(Refusal) -> Error {
     move |refusal| refusal.during(what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_where_they_could_be_misread() {
+        for (name, expected) in [
+            ("zeek", "zeek"),
+            ("Zürich 1", "Zürich 1"),
+            ("", "\"\""),
+            ("a\u{1b}[2J", "\"a\\u{1b}[2J\""),
+            ("a\"", "\"a\\\"\""),
+        ] {
+            assert_eq!(said(name), expected);
+        }
+    }
+}
