@@ -68,7 +68,7 @@ fn enter(namespace: &OwnedFd, bpffs: Option<&CStr>) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NOTHING, c"/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
     // /sys/class/net shows the namespace that it was mounted in.
-    mount(Some(c"lab"), c"/sys", Some(c"sysfs"), MsFlags::empty(), NOTHING)?;
+    mount(Some(c"sysfs"), c"/sys", Some(c"sysfs"), MsFlags::empty(), NOTHING)?;
     if let Some(bpffs) = bpffs {
         mount(Some(bpffs), c"/sys/fs/bpf", NOTHING, MsFlags::MS_BIND, NOTHING)?;
     }
