@@ -21,6 +21,7 @@ mod send;
 mod source;
 mod tap;
 mod vlan;
+mod wire;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT},

@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mirror_common::counters::{SessionCounters, SourceCounters};
 use mirror_common::policy::{Direction, Policy};
@@ -265,9 +265,21 @@ fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sch
     let program = programs
         .program_mut(name)
         .ok_or_else(|| Error::new(Kind::Failed, &what, "it is missing from this build of mirrorctl"))?;
-    let program: &mut SchedClassifier = program.try_into().map_err(|error| failed(&what)(&error))?;
-    program.load().map_err(|error| failed(&what)(&error))?;
+    let program: &mut SchedClassifier = program.try_into().map_err(|error: ProgramError| failed(&what)(&error))?;
+    program.load().map_err(|error| not_loaded(&what, &error))?;
     Ok(program)
+}
+
+/// The verifier's log is thousands of lines long; its last ones say what it refused.
+fn not_loaded(what: impl std::fmt::Display, error: &ProgramError) -> Error {
+    const LINES: usize = 4;
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return failed(what)(error);
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(LINES)..].join("; ");
+    Error::new(Kind::Failed, what, format_args!("{io_error}: the verifier says: {last}"))
 }
 
 fn open(path: &Path) -> Result<MapData> {
