@@ -4,6 +4,7 @@ use mirror_common::{policy::Direction, session::SessionSlot, skip::SkipReason};
 
 use crate::maps::{RULE_COUNTERS, SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
 use crate::packet::Packet;
+use crate::wire;
 
 /// A source hook saw `packet`.
 #[inline(always)]
@@ -12,7 +13,7 @@ pub(crate) fn seen(packet: &Packet, direction: Direction) {
         // SAFETY: the map hands out this CPU's own slot, and a TC program runs with preemption of its kind excluded.
         let counters = unsafe { &mut *counters };
         counters.packets += u64::from(packet.wire_packets());
-        counters.bytes += u64::from(packet.len());
+        counters.bytes += wire::bytes(packet);
     }
 }
 

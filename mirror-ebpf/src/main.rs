@@ -23,6 +23,7 @@ mod source;
 mod table;
 mod tap;
 mod vlan;
+mod wire;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT},

@@ -19,7 +19,8 @@ pub fn remove_labs_on_signal() -> Result<()> {
     thread::spawn(move || {
         let Ok(signal) = signals.wait() else { return };
         eprintln!("{signal}: removing the lab");
-        if let Err(error) = leftovers::remove_all_of_this_process() {
+        let removed = leftovers::remove_all_of_this_process();
+        if let Err(error) = &removed {
             eprintln!("error: remove the lab: {error:#}");
         }
         process::exit(128 + signal as i32);

@@ -28,7 +28,7 @@ use crate::leftovers::{Claim, Exclusive};
 use crate::namespace::{Namespace, run};
 use crate::offload;
 use crate::packet_socket::{Listen, PacketSocket};
-use crate::process::{Output, Running, Surroundings};
+use crate::process::{Output, Running, Surroundings, read_file};
 use crate::traffic::{self, End};
 use crate::wait::wait_until;
 
@@ -271,6 +271,38 @@ impl Lab {
     pub fn start_mirrorctl(&self, namespace: &Namespace, arguments: &str) -> Result<Running> {
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
         Running::start(self.mirrorctl_command(namespace, &arguments)?, format!("`mirrorctl {}`", arguments.join(" ")))
+    }
+
+    /// As [`Lab::start_mirrorctl`], handing each line of its standard output to `line` as it comes.
+    pub fn start_mirrorctl_live(
+        &self,
+        namespace: &Namespace,
+        arguments: &str,
+        line: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Running> {
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        Running::start_live(self.mirrorctl_command(namespace, &words)?, format!("`mirrorctl {arguments}`"), line)
+    }
+
+    /// Whether somebody in `namespace` listens at a UDP port.
+    pub fn listens_at_udp(&self, namespace: &Namespace, port: u16) -> Result<bool> {
+        let at_port = format!(":{port:04X} ");
+        namespace.enter(|| {
+            let sockets =
+                ["udp", "udp6"].map(|table| read_file(Path::new("/proc/thread-self/net").join(table).as_path()));
+            for table in sockets {
+                // Local address and port are the second word of a line.
+                if table?
+                    .lines()
+                    .skip(1)
+                    .filter_map(|line| line.split_whitespace().nth(1))
+                    .any(|local| format!("{local} ").ends_with(&at_port))
+                {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// Runs `mirrorctl` with the words of `arguments` in the host to its end, as the user nobody.

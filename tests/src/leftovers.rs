@@ -83,11 +83,13 @@ impl Drop for Claim {
     }
 }
 
-/// Removes every lab of this process that still stands: for the moment before a signal ends it.
-pub fn remove_all_of_this_process() -> Result<()> {
-    let _lock = Exclusive::wait()?;
+/// Removes every lab of this process that still stands, and makes none while the value is held: for the moment before
+/// a signal ends the process.
+pub(crate) fn remove_all_of_this_process() -> Result<Exclusive> {
+    let lock = Exclusive::wait()?;
     let names = std::mem::take(&mut *standing());
-    names.iter().try_for_each(|name| remove(name))
+    names.iter().try_for_each(|name| remove(name))?;
+    Ok(lock)
 }
 
 fn standing() -> std::sync::MutexGuard<'static, Vec<String>> {

@@ -2,12 +2,12 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
@@ -68,7 +68,7 @@ fn enter(namespace: &OwnedFd, bpffs: Option<&CStr>) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NOTHING, c"/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
     // /sys/class/net shows the namespace that it was mounted in.
-    mount(Some(c"lab"), c"/sys", Some(c"sysfs"), MsFlags::empty(), NOTHING)?;
+    mount(Some(c"sysfs"), c"/sys", Some(c"sysfs"), MsFlags::empty(), NOTHING)?;
     if let Some(bpffs) = bpffs {
         mount(Some(bpffs), c"/sys/fs/bpf", NOTHING, MsFlags::MS_BIND, NOTHING)?;
     }
@@ -96,10 +96,38 @@ pub struct Running {
 
 impl Running {
     /// Starts `command`, collecting what it prints.
-    pub(crate) fn start(mut command: Command, what: String) -> Result<Self> {
+    pub(crate) fn start(command: Command, what: String) -> Result<Self> {
+        Self::start_with_reader(command, what, collect)
+    }
+
+    /// Starts `command`, handing each line of its standard output to `line` as it comes.
+    pub(crate) fn start_live(
+        command: Command,
+        what: String,
+        mut line: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self> {
+        Self::start_with_reader(command, what, |stdout| {
+            thread::spawn(move || {
+                let mut whole = String::new();
+                for text in BufReader::new(stdout).lines() {
+                    let text = text?;
+                    line(&text);
+                    whole.push_str(&text);
+                    whole.push('\n');
+                }
+                Ok(whole)
+            })
+        })
+    }
+
+    fn start_with_reader(
+        mut command: Command,
+        what: String,
+        read_stdout: impl FnOnce(ChildStdout) -> JoinHandle<io::Result<String>>,
+    ) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {what}"))?;
-        let stdout = child.stdout.take().map(collect);
+        let stdout = child.stdout.take().map(read_stdout);
         let stderr = child.stderr.take().map(collect);
         Ok(Self { child, what, stdout, stderr })
     }
@@ -115,10 +143,10 @@ impl Running {
         Ok(status.is_some())
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    /// What Ctrl-C does.
+    pub fn interrupt(&self) -> Result<()> {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, signal).with_context(|| format!("send {signal} to {}", self.what))
+        kill(pid, Signal::SIGINT).with_context(|| format!("interrupt {}", self.what))
     }
 
     /// kill -9; whatever it had done by then stays.

@@ -107,6 +107,8 @@ fn is_of_the_uplink(frame: &Frame) -> bool {
 fn silent_receiver(port: u16) -> Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).context("open a UDP socket")?;
     socket.set_only_v6(false).context("accept both families")?;
+    // A program that another thread is just starting holds a duplicate of the last one, until it is executed.
+    socket.set_reuse_address(true).context("share an address")?;
     socket.set_recv_buffer_size(1).context("bound a receive buffer")?;
     let address = SockAddr::from(std::net::SocketAddr::new(IpAddr::from([0; 16]), port));
     socket.bind(&address).with_context(|| format!("bind UDP port {port}"))?;

@@ -20,6 +20,10 @@ impl Lab {
     pub fn traces(&self) -> Result<Traces> {
         let mut state = BTreeMap::new();
         let host = &self.host;
+        // First what might go away by itself a moment later.
+        for interface in [HOST_SOURCE.interface, HOST_UPLINK.interface] {
+            state.insert(format!("TCX programs of {interface}"), format!("{:?}", self.tcx_programs(interface)?));
+        }
         for question in ["-details -oneline link show", "-oneline address show", "rule show", "-6 rule show"] {
             state.insert(format!("ip {question}"), host.ip(question)?);
         }
@@ -32,7 +36,6 @@ impl Lab {
                 + &host.tc(&format!("filter show dev {interface} ingress"))?
                 + &host.tc(&format!("filter show dev {interface} egress"))?;
             state.insert(format!("tc filter show dev {interface}"), filters);
-            state.insert(format!("TCX programs of {interface}"), format!("{:?}", self.tcx_programs(interface)?));
         }
         host.enter(|| {
             for family in ["ipv4", "ipv6"] {

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use mirror_tests::frame::{SERVICE_VLAN, Tag, VLAN};
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, GENERATOR, HOST_SOURCE, HOST_UPLINK, IpVersion, Lab, Turn, Wanted};
+use mirror_tests::{
+    BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, HOST_UPLINK, IpVersion, Lab, Turn, Wanted,
+};
 use mirror_tests::{checksum, craft, traffic, vxlan};
 
 #[test]
@@ -31,18 +33,13 @@ fn traffic_of_every_kind_reaches_the_host_and_is_seen_as_wire_frames() -> Result
 #[test]
 fn a_copy_made_by_hand_is_decapsulated() -> Result<()> {
     let lab = Lab::new()?;
-    let inner = craft::tagged(
-        &craft::udp_v4(100),
-        &[Tag { ethertype: SERVICE_VLAN, control: 5 }, Tag { ethertype: VLAN, control: 6 }],
-    );
-    let mut payload = vec![0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0];
-    payload.extend_from_slice(inner.bytes());
+    let tags = [Tag { ethertype: SERVICE_VLAN, control: 5 }, Tag { ethertype: VLAN, control: 6 }];
+    let inner = craft::tagged(&craft::udp_v4(100), &tags);
     for version in BOTH_VERSIONS {
-        let mut outer = craft::udp(&HOST_UPLINK, &COLLECTOR, version, (50000, vxlan::PORT), &payload);
-        clear_udp_checksum(&mut outer.0, version);
+        let copy = copy_by_hand(version, &inner);
         let recording = lab.record(|| {
             lab.inject(GENERATOR, &inner)?;
-            lab.inject(HOST_UPLINK, &outer)
+            lab.inject(HOST_UPLINK, &copy)
         })?;
         assert_eq!(recording.each_frame_has_one_copy(Wanted::vni(0x123456)), 1);
         assert_eq!(recording.copies[0].source_port, 50000);
@@ -50,16 +47,47 @@ fn a_copy_made_by_hand_is_decapsulated() -> Result<()> {
     Ok(())
 }
 
-fn clear_udp_checksum(bytes: &mut [u8], version: IpVersion) {
+/// The copy of `inner` under VNI 0x123456.
+fn copy_by_hand(version: IpVersion, inner: &Frame) -> Frame {
+    let payload = [&[0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0], inner.bytes()].concat();
+    let mut copy = craft::udp(&HOST_UPLINK, &COLLECTOR, version, (50000, vxlan::PORT), &payload);
     match version {
         IpVersion::V4 => {
-            // The contract asks for DF on the outer header.
-            bytes[20] = 0x40;
-            checksum::fill_ipv4(bytes, 14);
-            bytes[40..42].fill(0);
+            // The contract asks for DF.
+            copy.0[20] = 0x40;
+            checksum::fill_ipv4(&mut copy.0, 14);
+            copy.0[40..42].fill(0);
         }
-        IpVersion::V6 => bytes[60..62].fill(0),
+        IpVersion::V6 => copy.0[60..62].fill(0),
     }
+    copy
+}
+
+#[test]
+#[should_panic(expected = "of 2 copies with VNI 1193046, 1 contents are not the frame's, or are there too often")]
+fn a_copy_that_comes_twice_is_noticed() {
+    let lab = Lab::new().unwrap();
+    let inner = craft::echo_reply_v4(10);
+    let copy = copy_by_hand(IpVersion::V4, &inner);
+    let recording = lab.record(|| {
+        lab.inject(GENERATOR, &inner)?;
+        lab.inject_all(HOST_UPLINK, &[copy.clone(), copy])
+    });
+    recording.unwrap().each_frame_has_one_copy(Wanted::vni(0x123456));
+}
+
+#[test]
+#[should_panic(expected = "of 1 copies with VNI 1193046, 1 contents are not the frame's, or are there too often")]
+fn a_changed_byte_is_noticed() {
+    let lab = Lab::new().unwrap();
+    let inner = craft::echo_reply_v4(10);
+    let mut copy = copy_by_hand(IpVersion::V4, &inner);
+    *copy.0.last_mut().unwrap() ^= 1;
+    let recording = lab.record(|| {
+        lab.inject(GENERATOR, &inner)?;
+        lab.inject(HOST_UPLINK, &copy)
+    });
+    recording.unwrap().each_frame_has_one_copy(Wanted::vni(0x123456));
 }
 
 #[test]

@@ -113,12 +113,15 @@ fn decide(root: &Path, forced: Option<Route>) -> Result<Decision> {
         step::note("the eBPF toolchain is complete");
         return Ok(decision);
     }
-    Err(Failure::new(format!("set up the eBPF toolchain: no route leads to one ({})", dead_ends.join("; ")))
-        .hint(format!(
+    let failure = Failure::new(format!("set up the eBPF toolchain: no route leads to one ({})", dead_ends.join("; ")));
+    Err(match forced {
+        Some(route) => failure.hint(format!("without {ROUTE}={route} in the environment the other route is tried")),
+        None => failure.hint(format!(
             "rustup toolchain install {} --profile minimal --component rust-src\n      then run the same `cargo xtask` again",
             toolchain::NIGHTLY
-        ))
-        .into())
+        )),
+    }
+    .into())
 }
 
 /// Puts the decision in its place whole: mirror-user's build script never sees half of it.

@@ -122,6 +122,11 @@ fn source_address(what: &str, target: Endpoint, links: &Links) -> Result<Option<
     if address.is_unspecified() || address.is_multicast() {
         return bad("it must be the address of one host");
     }
+    if let IpAddr::V4(v4) = address
+        && v4.is_broadcast()
+    {
+        return bad("it must be the address of one host");
+    }
     if let IpAddr::V6(v6) = address {
         if v6.to_ipv4_mapped().is_some() {
             return bad("write an IPv4 address as such");

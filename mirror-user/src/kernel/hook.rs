@@ -1,7 +1,8 @@
 //! The two ways to attach a TC program, and their places among other programs of the interface.
 //!
-//! At ingress ours comes first, at egress last: it sees what is on the wire. With TCX that holds among TCX programs
-//! when it is attached; all of them run before the filters of clsact.
+//! With TCX ours comes first at ingress and last at egress, among the programs that are there when it is attached: it
+//! sees what is on the wire. In clsact it comes first in both directions: a filter in front of it that matches ends the
+//! evaluation and would hide packets. All TCX programs run before the filters of clsact.
 
 use std::path::Path;
 
@@ -16,13 +17,9 @@ use crate::instance::Instance;
 use crate::links::{CLSACT, Link, Links};
 use crate::state::Hook;
 
-/// Priorities of the filters in clsact, lower first. Other tools like 1 and 49152 (what the kernel gives out first).
-const fn priority(direction: Direction) -> u16 {
-    match direction {
-        Direction::Ingress => 10,
-        Direction::Egress => 60_000,
-    }
-}
+/// Priority of the filters in clsact, lower first. Filters of one priority are of one kind; other BPF programs may
+/// share this one, each with a handle of its own.
+const PRIORITY: u16 = 1;
 
 const fn attach_type(direction: Direction) -> TcAttachType {
     match direction {
@@ -50,7 +47,7 @@ pub(super) fn attach(
         Hook::Tc { .. } => {
             add_clsact(&interface.name).map_err(|error| failed(format_args!("{what}: add clsact qdisc"))(&error))?;
             TcAttachOptions::Netlink(NlOptions {
-                priority: priority(direction),
+                priority: PRIORITY,
                 handle: TcHandle::from(instance.filter_handle()),
                 classid: None,
             })
@@ -120,7 +117,7 @@ pub fn remove_filters(interface: &Link, instance: &Instance) -> Result<()> {
         let link = SchedClassifierLink::attached(
             &interface.name,
             attach_type(direction),
-            priority(direction),
+            PRIORITY,
             TcHandle::from(instance.filter_handle()),
             None,
         )
