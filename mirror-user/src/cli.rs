@@ -84,13 +84,13 @@ pub struct Attach {
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub target: Endpoint,
     /// VXLAN network identifier, 0 to 16777215; random when not given
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub vni: Option<Vni>,
     /// Copy only the first N bytes of a packet, 1 to 8500; the whole packet when not given
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub packet_length: Option<PacketLength>,
     /// Session number, 1 to 32766; 1 is the highest priority
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value = "1")]
     pub session_number: SessionNumber,
     /// Which hook of the kernel to use; the best one it has when not given
     #[arg(long, value_name = "HOOK")]
@@ -133,7 +133,7 @@ pub struct Capture {
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub listen: Option<Endpoint>,
     /// Only copies with this VXLAN network identifier
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub vni: Option<Vni>,
     /// Write pcapng to FILE, or to standard output with -, instead of printing
     #[arg(short = 'w', long = "write", value_name = "FILE")]

@@ -38,7 +38,7 @@ fn what_cannot_be_meant_is_refused_with_field_value_and_range() -> Result<()> {
         (2, format!("attach s0 --target {target} --instance a/b"), &["instance", "a/b"]),
         (2, format!("attach a/b --target {target}"), &["a/b"]),
         (2, format!("attach an-interface-name-too-long --target {target}"), &["an-interface-name-too-long", "15"]),
-        (2, "detach".into(), &["detach"]),
+        (2, "detach".into(), &["--all"]),
         (2, "detach s0 --all".into(), &["--all"]),
         (2, "atach s0".into(), &["atach", "attach"]),
         (2, "".into(), &[]),

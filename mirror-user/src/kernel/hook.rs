@@ -88,7 +88,7 @@ pub(super) fn replace(
         Hook::Tc { .. } => SchedClassifierLink::attached(
             &interface.name,
             attach_type(direction),
-            priority(direction),
+            PRIORITY,
             TcHandle::from(instance.filter_handle()),
             None,
         )

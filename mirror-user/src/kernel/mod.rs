@@ -7,6 +7,7 @@
 
 mod hook;
 mod judge;
+mod link;
 mod table;
 
 use std::fs::{self, DirBuilder};
@@ -225,9 +226,9 @@ impl Kernel {
         Ok(programs)
     }
 
-    /// Drops the pins of a source, and with them its TCX links.
+    /// Detaches the TCX links of a source and drops its pins.
     pub fn remove_source(&self, ifindex: u32) -> Result<()> {
-        remove_pins(&self.source_pins(ifindex))
+        remove_source_pins(&self.source_pins(ifindex))
     }
 
     /// Whether the programs of a source are attached: with TCX, that its links exist and have not lost the interface.
@@ -284,7 +285,11 @@ impl Kernel {
             }
         };
         for version in versions.flatten() {
-            remove_pins(&version.path().join("sources"))?;
+            let sources = version.path().join("sources");
+            for source in fs::read_dir(&sources).into_iter().flatten().flatten() {
+                remove_source_pins(&source.path())?;
+            }
+            remove_pins(&sources)?;
         }
         Ok(())
     }
@@ -376,6 +381,20 @@ fn create_directory(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .map_err(|error| Error::failed(format_args!("create pins {}", path.display()), &error))
+}
+
+/// Detaches what is pinned in the directory of a source, and removes it.
+fn remove_source_pins(directory: &Path) -> Result<()> {
+    for direction in Direction::ALL {
+        let pin = directory.join(source_program(direction));
+        match link::detach(&pin) {
+            Ok(()) => {}
+            // Not pinned (clsact, or a crash came first), or gone with its device.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENOLINK)) => {}
+            Err(error) => return Err(Error::failed(format_args!("detach link {}", pin.display()), &error)),
+        }
+    }
+    remove_pins(directory)
 }
 
 /// Removes a directory of pins and what is in it; none is no error.
