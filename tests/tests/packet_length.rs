@@ -1,12 +1,12 @@
 //! Packet length: the first N bytes of a frame, shorter frames whole, nothing recomputed.
 
 use anyhow::Result;
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Turn, Wanted};
+use mirror_tests::{BOTH_VERSIONS, COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Turn, Wanted, hooks};
 use mirror_tests::{craft, traffic};
 
 #[test]
 fn packet_length_100_copies_the_first_100_bytes() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.mirrorctl(&format!("attach s0 --target {} --vni 42 --packet-length 100 --hook {hook}", COLLECTOR.v4))?.ok();
         let _turn = Turn::wait()?;
