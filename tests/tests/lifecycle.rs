@@ -281,3 +281,20 @@ fn attach_works_again_after_a_kill() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_tap_that_somebody_deleted_is_named_and_nothing_more_is_attached() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.traces()?;
+    attach(&lab, &format!("s0 --target {}", COLLECTOR.v4))?;
+    let host = lab.namespace_of(HOST_SOURCE);
+    host.ip("link del mctap-default")?;
+    assert_eq!(lab.status()?["sources"][0]["state"], "tap gone");
+    lab.mirrorctl(&format!("attach u0 --target {}", COLLECTOR.v4))?.fails(4, &["tap", "detach --all"]);
+    assert_eq!(lab.status()?["sources"].as_array().map(Vec::len), Some(1), "u0 was not to be attached");
+    lab.mirrorctl("detach --all")?.ok();
+    assert_untouched(&lab, &before, "after `detach --all`")?;
+    attach(&lab, &format!("s0 --target {} --vni 3", COLLECTOR.v4))?;
+    lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(3));
+    Ok(())
+}
