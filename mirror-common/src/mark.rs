@@ -1,8 +1,7 @@
 //! What a copy carries in `skb->mark` from the source hook to the uplink.
 //!
 //! The mark is the one field that survives the tap pair and a wait in the neighbour queue, so it says both "this is
-//! a copy of ours" and "for which session". The value is a claim, never a proof: whoever acts on it also checks the
-//! packet (the tap accepts only what arrives on the tap; a source hook checks the outer headers).
+//! a copy of ours" and "for which session". The slot is good only on the tap: elsewhere it may be another instance's.
 
 use crate::session::SessionSlot;
 

@@ -88,10 +88,15 @@ pub(crate) fn encapsulate(
     write_headers(packet, session, route, source_port, kept)
 }
 
-/// Makes room in front, moves the tags in, cuts the end.
+/// Cuts the end, makes room in front, moves the tags in. In this order: the kernel lets no packet grow beyond what its
+/// device takes, and a frame may be as long as that already.
 #[inline(always)]
 fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
     let no_room = |_| SkipReason::EncapsulateFailed;
+    let without_tags = kept.saturating_sub(tags.len());
+    if packet.len() > without_tags {
+        packet.set_len(without_tags).map_err(|_| SkipReason::CutFailed)?;
+    }
     packet.push_head(outer_len + tags.len()).map_err(no_room)?;
     if tags.len() != 0 {
         let macs =
@@ -102,9 +107,6 @@ fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), S
                 packet.store(outer_len + MACS_LEN + index as u32 * TAG_LEN, tag).map_err(no_room)?;
             }
         }
-    }
-    if packet.len() > outer_len + kept {
-        packet.set_len(outer_len + kept).map_err(|_| SkipReason::CutFailed)?;
     }
     Ok(())
 }

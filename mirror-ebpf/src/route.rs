@@ -113,6 +113,10 @@ pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, ke
     } else {
         words(&session.source)
     };
+    // Routing gave none at attach, and this kernel doesn't tell it now.
+    if source == [0; 4] {
+        return refused(SkipReason::NoSourceAddress);
+    }
     Ok(Route {
         uplink: params.ifindex,
         next_hop_family: params.family,

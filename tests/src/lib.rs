@@ -29,4 +29,5 @@ pub use lab::{COLLECTOR, GENERATOR, HOST_SOURCE, HOST_UPLINK, Lab};
 pub use leftovers::Turn;
 pub use process::{Output, Running};
 pub use recording::{Recording, Wanted};
+pub use trace::hooks;
 pub use vxlan::Copy;

@@ -130,14 +130,28 @@ struct Query {
     revision: u64,
 }
 
+/// The values of `--hook` that this kernel has.
+pub fn hooks() -> Result<Vec<&'static str>> {
+    // The loopback interface is the first of every namespace.
+    let tcx = query_tcx(1, TCX_INGRESS)?.map(|_| "tcx");
+    Ok(tcx.into_iter().chain(["tc"]).collect())
+}
+
 fn count_tcx(interface: u32, attach_type: u32) -> Result<u32> {
+    Ok(query_tcx(interface, attach_type)?.unwrap_or(0))
+}
+
+/// How many TCX programs there are; `None` where the kernel has no TCX.
+fn query_tcx(interface: u32, attach_type: u32) -> Result<Option<u32>> {
     const BPF_PROG_QUERY: libc::c_long = 16;
     let mut query = Query { interface, attach_type, ..Query::default() };
     // SAFETY: the attribute is whole and initialised, its size is passed, and it holds no pointers.
     let code = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     match Errno::result(code) {
-        // A kernel before 6.6 has no TCX.
-        Err(Errno::EINVAL) => Ok(0),
-        result => result.map(|_| query.count).context("ask the kernel for TCX programs"),
+        // Before Linux 6.6.
+        Err(Errno::EINVAL) => Ok(None),
+        // Linux 6.6.0 answers so where nothing is attached.
+        Err(Errno::ENOENT) => Ok(Some(0)),
+        result => result.map(|_| Some(query.count)).context("ask the kernel for TCX programs"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mirror_tests::trace::Traces;
-use mirror_tests::{COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Wanted};
+use mirror_tests::{COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Wanted, hooks};
 use mirror_tests::{traffic, vxlan};
 
 fn attach(lab: &Lab, arguments: &str) -> Result<()> {
@@ -29,7 +29,7 @@ fn assert_untouched(lab: &Lab, before: &Traces, when: &str) -> Result<()> {
 fn detach_leaves_no_trace() -> Result<()> {
     let lab = Lab::new()?;
     let before = lab.traces()?;
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         for detach in ["detach s0", "detach --all"] {
             attach(&lab, &format!("s0 --target {} --hook {hook}", COLLECTOR.v4))?;
             let during = lab.traces()?;
@@ -48,7 +48,7 @@ fn detach_leaves_no_trace() -> Result<()> {
 
 #[test]
 fn detach_of_one_source_leaves_the_other_working() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         let before = lab.traces()?;
         attach(&lab, &format!("u0 --target {} --vni 1 --hook {hook}", COLLECTOR.v4))?;
@@ -69,7 +69,7 @@ fn a_clsact_qdisc_that_was_there_stays_with_its_filters() -> Result<()> {
     lab.host.tc("filter add dev s0 ingress pref 7 protocol ip u32 match ip dport 9 0xffff flowid 1:1")?;
     lab.host.tc("filter add dev s0 egress pref 49152 protocol ip u32 match ip dport 9 0xffff flowid 1:2")?;
     let before = lab.traces()?;
-    for hook in ["tc", "tcx"] {
+    for hook in hooks()? {
         for detach in ["detach s0", "detach --all"] {
             attach(&lab, &format!("s0 --target {} --vni 42 --hook {hook}", COLLECTOR.v4))?;
             lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(42));
@@ -82,7 +82,7 @@ fn a_clsact_qdisc_that_was_there_stays_with_its_filters() -> Result<()> {
 
 #[test]
 fn filters_of_others_do_not_hide_packets() -> Result<()> {
-    for hook in ["tc", "tcx"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.host.tc("qdisc add dev s0 clsact")?;
         // These match everything, and end the classification of clsact.
@@ -131,7 +131,7 @@ fn detach_of_what_is_not_attached_is_not_found() -> Result<()> {
 fn two_attach_at_once_both_work() -> Result<()> {
     let lab = Lab::new()?;
     let before = lab.traces()?;
-    for hook in ["tcx", "tc", "tcx"] {
+    for hook in hooks()?.into_iter().cycle().take(3) {
         let starts = [("s0", 1), ("u0", 2)].map(|(interface, vni)| {
             let command = format!("attach {interface} --target {} --vni {vni} --hook {hook}", COLLECTOR.v4);
             lab.start_mirrorctl(&lab.host, &command)
@@ -189,7 +189,7 @@ fn instances_serve_one_network_namespace_each() -> Result<()> {
 
 #[test]
 fn an_interface_that_went_away_can_be_detached() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.host.ip("link add x0 type veth peer name x1")?;
         lab.host.ip("link set x0 up")?;
@@ -209,7 +209,7 @@ fn an_interface_that_went_away_can_be_detached() -> Result<()> {
 
 #[test]
 fn kill_9_with_tcx_leaves_traffic_working_and_detach_all_cleans_up() -> Result<()> {
-    kill_9_at_any_moment("tcx")
+    if hooks()?.contains(&"tcx") { kill_9_at_any_moment("tcx") } else { Ok(()) }
 }
 
 #[test]
@@ -279,5 +279,22 @@ fn attach_works_again_after_a_kill() -> Result<()> {
         lab.mirrorctl("detach s0")?.ok();
         assert_untouched(&lab, &before, &format!("after moment {moment}"))?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_tap_that_somebody_deleted_is_named_and_nothing_more_is_attached() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.traces()?;
+    attach(&lab, &format!("s0 --target {}", COLLECTOR.v4))?;
+    let host = lab.namespace_of(HOST_SOURCE);
+    host.ip("link del mctap-default")?;
+    assert_eq!(lab.status()?["sources"][0]["state"], "tap gone");
+    lab.mirrorctl(&format!("attach u0 --target {}", COLLECTOR.v4))?.fails(4, &["tap", "detach --all"]);
+    assert_eq!(lab.status()?["sources"].as_array().map(Vec::len), Some(1), "u0 was not to be attached");
+    lab.mirrorctl("detach --all")?.ok();
+    assert_untouched(&lab, &before, "after `detach --all`")?;
+    attach(&lab, &format!("s0 --target {} --vni 3", COLLECTOR.v4))?;
+    lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(3));
     Ok(())
 }

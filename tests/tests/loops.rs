@@ -4,6 +4,7 @@ use anyhow::Result;
 use mirror_tests::vxlan::{Copy, PORT};
 use mirror_tests::{
     BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, HOST_UPLINK, IpVersion, Lab, Recording, Turn, Wanted,
+    hooks,
 };
 use mirror_tests::{craft, traffic};
 
@@ -21,7 +22,7 @@ fn ignore_strays(recording: &mut Recording) {
 
 #[test]
 fn a_source_that_is_the_uplink_does_not_loop() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         for version in BOTH_VERSIONS {
             let lab = Lab::new()?;
             let target = COLLECTOR.address(version);
@@ -45,7 +46,7 @@ fn a_source_that_is_the_uplink_does_not_loop() -> Result<()> {
 
 #[test]
 fn source_and_uplink_mirrored_together_do_not_mirror_copies() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.mirrorctl(&format!("attach u0 --target {} --vni 1 --hook {hook}", COLLECTOR.v4))?.ok();
         lab.mirrorctl(&format!("attach s0 --target {} --vni 2 --hook {hook}", COLLECTOR.v4))?.ok();

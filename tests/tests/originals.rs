@@ -1,7 +1,7 @@
 //! The original packet is never changed, held up or lost, whatever happens to its copy.
 
 use anyhow::Result;
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Turn, vxlan};
+use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Turn, hooks, vxlan};
 use mirror_tests::{craft, traffic};
 
 /// Frames that passed one end of the source's link and frames that passed the other are the same.
@@ -36,7 +36,7 @@ fn frames_reach_the_peer_as_they_were_sent() -> Result<()> {
     assert_eq!(deliver()?, frames, "without mirroring");
     // A session that cuts, one that doesn't, one whose copies all get lost.
     for session in [format!("{} --packet-length 20", COLLECTOR.v4), COLLECTOR.v6.to_string(), "10.9.9.9".into()] {
-        for hook in ["tcx", "tc"] {
+        for hook in hooks()? {
             let attached = lab.mirrorctl(&format!("attach s0 --target {session} --hook {hook}"))?;
             assert!(attached.succeeded(), "{attached}");
             assert_eq!(deliver()?, frames, "mirrored to {session} by {hook}");

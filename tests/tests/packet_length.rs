@@ -1,12 +1,16 @@
 //! Packet length: the first N bytes of a frame, shorter frames whole, nothing recomputed.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use anyhow::Result;
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Turn, Wanted};
+use mirror_tests::wait::wait_until;
+use mirror_tests::{BOTH_VERSIONS, COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Turn, Wanted, hooks};
 use mirror_tests::{craft, traffic};
 
 #[test]
 fn packet_length_100_copies_the_first_100_bytes() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.mirrorctl(&format!("attach s0 --target {} --vni 42 --packet-length 100 --hook {hook}", COLLECTOR.v4))?.ok();
         let _turn = Turn::wait()?;
@@ -55,6 +59,34 @@ fn odd_packet_lengths_cut_exactly() -> Result<()> {
         let counted = counted(&after).zip(counted(&before)).map(|(after, before)| after - before);
         assert!(counted >= Some(cut as u64), "{cut} copies were cut to {packet_length}, {counted:?} were counted");
         lab.mirrorctl("detach s0")?.ok();
+    }
+    Ok(())
+}
+
+/// Loopback has an MTU of 65536: its frames are as long as any device takes, with no room for outer headers.
+#[test]
+fn the_longest_frames_there_are_are_cut_and_copied() -> Result<()> {
+    for cut in ["--packet-length 200", ""] {
+        let lab = Lab::new()?;
+        lab.mirrorctl(&format!("attach lo --target {} {cut}", COLLECTOR.v4))?.ok();
+        lab.namespace_of(HOST_SOURCE).enter(|| {
+            for address in ["127.0.0.1", "::1"] {
+                let (from, to) = (UdpSocket::bind((address, 0))?, UdpSocket::bind((address, 0))?);
+                // What an IPv4 datagram, and a frame of loopback over IPv6, has room for.
+                let longest = if address == "::1" { 65_487 } else { 65_507 };
+                assert_eq!(from.send_to(&vec![7; longest], to.local_addr()?)?, longest);
+                to.set_read_timeout(Some(Duration::from_secs(5)))?;
+                assert_eq!(to.recv(&mut vec![0; 65_536])?, longest, "the original arrives");
+            }
+            Ok(())
+        })?;
+        // Two datagrams, each seen in both directions; they arrive before their copies have gone through the tap.
+        wait_until(&format!("4 copies with {cut:?}"), || {
+            let stats = lab.stats()?;
+            let skipped: u64 = stats["skipped"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
+            assert_eq!(skipped, 0, "nothing is skipped: {stats}");
+            Ok(stats["sessions"][0]["packets"] == 4)
+        })?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mirror_tests::traffic;
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Turn, Wanted};
+use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Turn, Wanted, hooks};
 use serde_json::{Value, json};
 
 #[test]
@@ -19,7 +19,7 @@ fn nothing_attached_is_no_error() -> Result<()> {
 
 #[test]
 fn status_tells_what_is_attached_by_which_hook() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         lab.mirrorctl(&format!(
             "attach s0 --target [{}]:4790 --vni 42 --packet-length 128 --session-number 17 --hook {hook}",
@@ -56,7 +56,7 @@ fn status_and_stats_keep_to_their_instance() -> Result<()> {
 
 #[test]
 fn stats_count_what_was_seen_and_what_was_sent() -> Result<()> {
-    for hook in ["tcx", "tc"] {
+    for hook in hooks()? {
         let lab = Lab::new()?;
         let _turn = Turn::wait()?;
         let mut stats = Value::Null;

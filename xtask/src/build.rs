@@ -4,10 +4,11 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, ExitStatus},
+    process::{Command, ExitCode, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
@@ -47,8 +48,34 @@ pub fn mirrorctl() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds the tests that need a kernel, and returns their names and where they are.
+pub fn integration_tests() -> Result<Vec<(String, PathBuf)>> {
+    // The whole workspace, as `cargo xtask test` builds it: for one package of it cargo may choose other features of
+    // what it depends on, and compile that once more.
+    let output = cargo_here()
+        .args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run cargo test")?;
+    if !output.status.success() {
+        return Err(Failure::new("build the tests: cargo failed, see above").into());
+    }
+    let mut tests = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Value = serde_json::from_str(line).context("read what cargo printed")?;
+        let target = &message["target"];
+        if target["kind"] == json!(["test"])
+            && let (Some(name), Some(path)) = (target["name"].as_str(), message["executable"].as_str())
+        {
+            tests.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    tests.sort();
+    Ok(tests)
+}
+
 /// Where cargo puts what it builds: asked of cargo, for configuration and environment can move it.
-fn target_dir() -> Result<PathBuf> {
+pub fn target_dir() -> Result<PathBuf> {
     // This program stands in <target>/debug, but need not: `cargo xtask` in one checkout can be run from another.
     let output = cargo_here()
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])

@@ -9,6 +9,7 @@ mod run;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,6 +48,8 @@ Environment:
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
+    Vm(vm::Options),
     /// Check the formatting and run clippy, warnings being errors
     Lint,
     /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Cmd::Setup => setup::ensure(setup::Stage::Lab).map(|_| ExitCode::SUCCESS),
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
+        Cmd::Vm(options) => vm::run(&options),
         Cmd::Lint => lint::run(),
         Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
     };

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 pub use decision::{Decision, Route};
+pub use distro::{Apt, Distro, Family};
 
 use self::{decision::DIR, rustc::Version};
 use crate::{build, failure::Failure, step};
@@ -30,6 +31,8 @@ pub enum Stage {
     Build,
     /// To run the lab and the tests as well.
     Lab,
+    /// To run the tests in a virtual machine as well.
+    Vm,
 }
 
 /// Makes sure that all of `stage` is there, and returns the toolchain.

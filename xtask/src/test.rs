@@ -21,7 +21,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         // Compiled as the user who called, run as root.
         cargo.args(["--config", "target.'cfg(target_os = \"linux\")'.runner = ['sudo', '-E']"]);
     }
-    cargo.args(["test", "--workspace"]).env("MIRRORCTL", &mirrorctl);
+    // One failing test program doesn't hide the others.
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).env("MIRRORCTL", &mirrorctl);
     if !args.is_empty() {
         cargo.arg("--").args(args);
     }

@@ -202,6 +202,17 @@ fn clear_leftovers(
     for interface in unfinished {
         detach::remove_source(instance, links, state, &interface)?;
     }
+    if !state.sources.is_empty() && (Tap::find(instance, links)?.is_none() || Kernel::open(instance).is_none()) {
+        return Err(Error::new(
+            Kind::Conflict,
+            what,
+            format_args!(
+                "the tap or the pins of instance {} were removed by somebody else; nothing that is attached works",
+                instance.name()
+            ),
+        )
+        .hint("'mirrorctl detach --all', then attach again"));
+    }
     let Some(known) = state.source(&arguments.interface) else {
         return Ok(());
     };

@@ -130,7 +130,7 @@ impl Apt {
     }
 
     /// Fetches the package lists, once.
-    fn update(&self) -> Result<()> {
+    pub fn update(&self) -> Result<()> {
         if UPDATED.get().is_none() {
             step::run(
                 "fetch the package lists",

@@ -45,6 +45,15 @@ pub fn has_sources(rustc: &Path) -> bool {
     rustc.ancestors().nth(2).is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
+/// True when `rustc` has its cargo and its standard library: an interrupted installation may have brought neither.
+fn can_build(rustc: &Path) -> bool {
+    let Some(root) = rustc.ancestors().nth(2) else { return false };
+    // lib/rustlib/<target>/lib/libstd-<hash>.rlib, or .so where a distribution links it that way
+    let targets = fs::read_dir(root.join("lib/rustlib")).into_iter().flatten().flatten();
+    let mut libraries = targets.flat_map(|target| fs::read_dir(target.path().join("lib"))).flatten().flatten();
+    root.join("bin/cargo").exists() && libraries.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
 /// Finds a compiler on `route`, and installs what it lacks.
 pub fn get(route: Route) -> Result<Compiler> {
     match route {
@@ -62,6 +71,10 @@ fn rustup() -> Result<Compiler> {
     let mut passed_over = Vec::new();
     for name in [NIGHTLY, "nightly"] {
         let Some(rustc) = rustc_of(name) else { continue };
+        if !can_build(&rustc) {
+            passed_over.push(format!("{name} is not completely installed"));
+            continue;
+        }
         let mut why = "it was installed".to_owned();
         if !has_sources(&rustc) {
             if let Err(err) = step::run(
@@ -103,11 +116,13 @@ fn install_nightly() -> Result<PathBuf> {
     let mut install = Command::new("rustup");
     install.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"]);
     install.arg("--no-self-update");
-    if let Err(first) = step::run(&what, "only a nightly builds the core library for the BPF target", &mut install) {
+    let installed = step::run(&what, "only a nightly builds the core library for the BPF target", &mut install);
+    let usable = || rustc_of(NIGHTLY).filter(|rustc| can_build(rustc) && has_sources(rustc));
+    if installed.is_err() || usable().is_none() {
         // An installation that was killed can leave files that the next one stumbles over.
         let list = step::ask(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
         if !list.lines().any(|line| line.starts_with(NIGHTLY)) {
-            return Err(first);
+            installed?;
         }
         step::run(
             &format!("remove what there is of {NIGHTLY}"),
@@ -116,7 +131,7 @@ fn install_nightly() -> Result<PathBuf> {
         )?;
         step::run(&what, "once more, from nothing", &mut install)?;
     }
-    rustc_of(NIGHTLY).with_context(|| format!("{what}: rustup says it did, but its rustc is not there"))
+    usable().with_context(|| format!("{what}: rustup says it did, but parts of it are not there"))
 }
 
 /// Looks whether a toolchain has all that the kernel programs need.
@@ -146,8 +161,8 @@ fn debian() -> Result<Compiler> {
     let complete = || -> Result<Version> {
         let version = Version::of(&rustc).with_context(|| format!("{} is missing", rustc.display()))?;
         check(&version)?;
-        if !Path::new("/usr/bin/cargo").exists() || !has_sources(&rustc) {
-            bail!("cargo or the library's sources are missing");
+        if !can_build(&rustc) || !has_sources(&rustc) {
+            bail!("cargo, the standard library or its sources are missing");
         }
         Ok(version)
     };

@@ -9,7 +9,7 @@ mod socket;
 use std::fmt;
 use std::io;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -148,6 +148,10 @@ impl Signals {
     }
 }
 
+/// How long after the first signal another one counts as the second. What starts commands for others often passes on a
+/// signal that the command has got already (timeout(1) does): two at once are one.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Ends the process at the second Ctrl-C or SIGTERM: the first isn't seen while a write waits for a reader that has
 /// stopped reading.
 fn end_at_the_second_signal() -> Result<()> {
@@ -157,11 +161,17 @@ fn end_at_the_second_signal() -> Result<()> {
         Signals::new()?
     };
     let wait = move || {
-        runtime.block_on(async {
+        let waited = runtime.block_on(async {
             signals.any().await;
-            signals.any().await;
+            tokio::time::sleep(ONE_SIGNAL).await;
+            // Anew: the old ones would still tell of what came meanwhile.
+            Signals::new()?.any().await;
+            Ok::<_, Error>(())
         });
-        eprintln!("error: capture: stopped before all was written");
+        match waited {
+            Ok(()) => eprintln!("error: capture: stopped before all was written"),
+            Err(error) => eprintln!("error: {error}"),
+        }
         std::process::exit(i32::from(Kind::Failed.exit_status()));
     };
     thread::Builder::new()
