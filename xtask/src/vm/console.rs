@@ -59,7 +59,7 @@ pub fn watch(command: &mut Command, limit: Duration) -> Result<Verdict> {
     let deadline = Instant::now() + limit;
     let mut failed = None;
     let mut passed = 0;
-    let mut last = String::new();
+    let mut last = String::from("none");
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => match line.strip_prefix(VERDICT) {
