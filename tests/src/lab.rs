@@ -241,7 +241,7 @@ impl Lab {
             (&self.host, HOST_UPLINK),
             (&self.collector, COLLECTOR),
         ] {
-            if !namespace.ip(&format!("-oneline link show dev {}", station.interface))?.contains("LOWER_UP") {
+            if !namespace.ip(&format!("-oneline link show dev {}", station.interface))?.contains(" state UP ") {
                 return Ok(false);
             }
         }
