@@ -37,12 +37,14 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Attach) -> R
     let interface = source_interface(&what, arguments, &links)?;
     let source_address = source_address(&what, arguments.target, &links)?;
     host::require_bpffs(&what)?;
-    let hook = choose_hook(&what, arguments.hook, &interface, &links)?;
+    choose_hook(&what, arguments.hook, &interface, &links)?;
 
     let _lock = instance.lock()?;
     let mut state = State::load(instance)?;
     state.require_this_network_namespace(&what, instance)?;
     clear_leftovers(&what, instance, &links, &mut state, arguments)?;
+    // Again: a clsact qdisc of our own that a crash left is gone only now.
+    let hook = choose_hook(&what, arguments.hook, &interface, &links)?;
 
     let slot = state.free_slot().ok_or_else(|| {
         Error::new(Kind::Conflict, &what, format_args!("instance {} has all the sessions it can hold", instance.name()))
