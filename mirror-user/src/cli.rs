@@ -1,6 +1,5 @@
 //! The command line: flags to plain values, nothing else.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -120,10 +119,4 @@ pub struct Capture {
     /// Stop after N copies
     #[arg(short = 'c', long = "count", value_name = "N")]
     pub count: Option<u64>,
-}
-
-impl Default for Capture {
-    fn default() -> Self {
-        Self { listen: Some(Endpoint::new(IpAddr::from([0; 16]))), vni: None, write: None, count: None }
-    }
 }
