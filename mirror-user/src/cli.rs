@@ -1,5 +1,7 @@
 //! The command line: flags to plain values, nothing else.
 
+pub mod definitions;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,6 +41,25 @@ pub enum Command {
     Attach(Attach),
     /// Stop mirroring and leave no trace: hooks, helper devices, pins
     Detach(Detach),
+    /// Targets: where copies go
+    #[command(subcommand)]
+    Target(definitions::Target),
+    /// Filters: which packets are copied
+    #[command(subcommand)]
+    Filter(definitions::Filter),
+    /// The rules of a filter
+    #[command(subcommand)]
+    Rule(definitions::Rule),
+    /// Sessions: source, target and filter
+    #[command(subcommand)]
+    Session(definitions::Session),
+    /// The tags of targets, filters and sessions
+    #[command(subcommand)]
+    Tag(definitions::Tags),
+    /// Make the definitions what a file says, all or nothing
+    Apply(definitions::Apply),
+    /// Print the definitions as a file for 'apply'
+    Export,
     /// What is attached, by which hook
     Status,
     /// Counters per source, session and skip reason

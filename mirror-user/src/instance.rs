@@ -1,6 +1,7 @@
 //! An instance: one set of state, pins and helper devices. Everything that is named after it is named here.
 
 use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -99,11 +100,14 @@ impl Instance {
     /// Keeps every other `mirrorctl` with this state directory waiting until the lock is dropped.
     pub fn lock(&self) -> Result<Lock> {
         let what = format!("lock {}", self.state_dir.display());
-        let failed = |error: &dyn std::fmt::Display| Error::new(Kind::Failed, &what, error);
+        let failed = |error: &std::io::Error| match error.kind() {
+            ErrorKind::PermissionDenied => Error::new(Kind::NotPermitted, &what, error).hint("run it with sudo, as root"),
+            _ => Error::new(Kind::Failed, &what, error),
+        };
         DirBuilder::new().recursive(true).mode(0o755).create(&self.state_dir).map_err(|error| failed(&error))?;
         // The directory itself: a lock file would have to be removed at the end, under the feet of who waits for it.
         let directory = File::open(&self.state_dir).map_err(|error| failed(&error))?;
-        Flock::lock(directory, FlockArg::LockExclusive).map(Lock).map_err(|(_, error)| failed(&error))
+        Flock::lock(directory, FlockArg::LockExclusive).map(Lock).map_err(|(_, error)| failed(&error.into()))
     }
 }
 

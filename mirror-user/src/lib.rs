@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod commands;
+pub mod compile;
+pub mod definitions;
 pub mod error;
 pub mod frame;
 pub mod host;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 #[error("{0}")]
 pub struct InvalidValue(String);
 
+impl InvalidValue {
+    /// `why` is a whole sentence without its full stop.
+    pub fn new(why: impl fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
 macro_rules! ranged_number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $range:expr, $what:literal) => {
         $(#[$doc])*
@@ -33,7 +40,7 @@ macro_rules! ranged_number {
                 let range = $range;
                 match <$inner>::try_from(number) {
                     Ok(inner) if range.contains(&inner) => Ok(Self(inner)),
-                    _ => Err(InvalidValue(format!(
+                    _ => Err(InvalidValue::new(format_args!(
                         concat!($what, " must be {} to {}"),
                         range.start(),
                         range.end()
@@ -62,6 +69,8 @@ macro_rules! ranged_number {
         }
     };
 }
+
+pub(crate) use ranged_number;
 
 ranged_number! {
     /// The place of a session in the evaluation of its source: 1 comes first.

@@ -1,17 +1,27 @@
 //! One module per command: plain values in, one document out.
 
+mod apply;
 mod attach;
 mod capture;
+mod change;
 mod detach;
 mod doctor;
+mod export;
+mod filter;
 #[cfg(feature = "log")]
 mod log;
+mod resource;
+mod rule;
+mod session;
 mod stats;
 mod status;
+mod tag;
+mod target;
 
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
+use crate::definitions::Definitions;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 
@@ -21,6 +31,13 @@ pub fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Attach(arguments) => attach::run(&instance, &cli.global, arguments),
         Command::Detach(arguments) => detach::run(&instance, &cli.global, arguments),
+        Command::Target(command) => target::run(&instance, &cli.global, command),
+        Command::Filter(command) => filter::run(&instance, &cli.global, command),
+        Command::Rule(command) => rule::run(&instance, &cli.global, command),
+        Command::Session(command) => session::run(&instance, &cli.global, command),
+        Command::Tag(command) => tag::run(&instance, &cli.global, command),
+        Command::Apply(arguments) => apply::run(&instance, &cli.global, arguments),
+        Command::Export => export::run(&instance, &cli.global),
         Command::Status => status::run(&instance, &cli.global),
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
         #[cfg(feature = "log")]
@@ -28,6 +45,12 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Capture(arguments) => capture::run(arguments, cli.global.json),
         Command::Doctor => doctor::run(cli.global.json),
     }
+}
+
+/// Brings the kernel from the definitions `old` to `new`, all or nothing. Called with the instance locked.
+// LEAD: the stub that stands in for it until the kernel side is there.
+fn reconcile(_instance: &Instance, _old: &Definitions, _new: &Definitions) -> Result<()> {
+    Ok(())
 }
 
 /// Prints a document on standard output: as JSON, or in words.
