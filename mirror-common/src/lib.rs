@@ -13,6 +13,7 @@ pub mod policy;
 pub mod protocol;
 pub mod session;
 pub mod skip;
+pub mod table;
 pub mod vxlan;
 
 /// Version of everything in this crate that lives in pinned maps. State that was loaded with another version is never

@@ -1,6 +1,4 @@
-//! Map `POLICY`: what a source does with the packets of one direction. One map per source.
-
-use crate::session::SessionSlot;
+//! The two directions of a source: each has a policy of its own.
 
 /// Index into the per-direction maps of a source.
 #[repr(u32)]
@@ -27,22 +25,3 @@ impl Direction {
         }
     }
 }
-
-/// Value.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The session that gets every IPv4 and IPv6 packet, or [`Policy::NO_SESSION`].
-    pub session: SessionSlot,
-}
-
-impl Policy {
-    /// No session wants this direction.
-    pub const NO_SESSION: SessionSlot = SessionSlot::MAX;
-}
-
-const _: () = assert!(size_of::<Policy>() == 4);
-
-#[cfg(feature = "user")]
-// SAFETY: one `u32`: no padding, every bit pattern is a value.
-unsafe impl aya::Pod for Policy {}

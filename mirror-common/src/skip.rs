@@ -28,6 +28,9 @@ skip_reasons! {
     CloneFailed = "clone_failed",
     /// The session was removed while the copy was on its way.
     SessionGone = "session_gone",
+    /// More IPv6 extension headers than are walked: judged as a packet without ports, and mirrored if a session wants
+    /// it so.
+    ExtensionHeadersTooDeep = "extension_headers_too_deep",
     /// More VLAN tags than the tap unstacks.
     VlanTooDeep = "vlan_too_deep",
     /// The copy could not be cut to its length.

@@ -2,7 +2,7 @@
 
 use mirror_common::{policy::Direction, session::SessionSlot, skip::SkipReason};
 
-use crate::maps::{SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
+use crate::maps::{RULE_COUNTERS, SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
 use crate::packet::Packet;
 use crate::wire;
 
@@ -14,6 +14,15 @@ pub(crate) fn seen(packet: &Packet, direction: Direction) {
         let counters = unsafe { &mut *counters };
         counters.packets += u64::from(packet.wire_packets());
         counters.bytes += wire::bytes(packet);
+    }
+}
+
+/// The rule at `place` decided on `packets` packets.
+#[inline(always)]
+pub(crate) fn matched(place: u32, packets: u32) {
+    if let Some(count) = RULE_COUNTERS.get_ptr_mut(place) {
+        // SAFETY: as in `seen`.
+        unsafe { *count += u64::from(packets) };
     }
 }
 

@@ -3,12 +3,12 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{HashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use mirror_common::{
     counters::{SessionCounters, SourceCounters},
-    policy::{DIRECTIONS, Policy},
+    policy::DIRECTIONS,
     session::{MAX_SESSIONS, Session, SessionSlot},
     skip::SKIP_REASONS,
 };
@@ -31,9 +31,9 @@ pub(crate) static SESSION_COUNTERS: PerCpuHashMap<
 #[btf_map]
 pub(crate) static SKIPPED: PerCpuArray<u64, { SKIP_REASONS as usize }> = PerCpuArray::new();
 
-/// Per source: which session gets the packets, by direction.
+/// Per source and direction: packets that each rule decided on, by its place in the table. User space sizes it.
 #[btf_map]
-pub(crate) static POLICY: Array<Policy, { DIRECTIONS as usize }> = Array::new();
+pub(crate) static RULE_COUNTERS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Per source: what its hooks saw, by direction.
 #[btf_map]
@@ -42,6 +42,10 @@ pub(crate) static SOURCE_COUNTERS: PerCpuArray<SourceCounters, { DIRECTIONS as u
 /// Interface index of the tap's sending end.
 #[unsafe(no_mangle)]
 pub(crate) static TAP_IFINDEX: Global<u32> = Global::new(0);
+
+/// Interface index of the source. A packet at any other interface is a question (see [`crate::source`]).
+#[unsafe(no_mangle)]
+pub(crate) static SOURCE_IFINDEX: Global<u32> = Global::new(0);
 
 /// 1 where `bpf_fib_lookup` can tell the source address (`BPF_FIB_LOOKUP_SRC`, Linux 6.7), else 0.
 #[unsafe(no_mangle)]

@@ -31,6 +31,8 @@ pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: arrays of bytes have neither padding nor forbidden values.
 unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: as above.
+unsafe impl<const N: usize> Plain for [u32; N] {}
 
 const fn done(code: i64) -> Result<(), HelperError> {
     if code == 0 { Ok(()) } else { Err(HelperError(code)) }
@@ -88,6 +90,15 @@ impl Packet {
     pub(crate) fn ifindex(&self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.skb).ifindex }
+    }
+
+    /// Writes to the start of `skb->cb`, which is a program's scratch space between two others.
+    #[inline(always)]
+    pub(crate) fn set_answer(&self, [first, second]: [u32; 2]) {
+        // SAFETY: as in `set_mark`.
+        unsafe { (*self.skb).cb[0] = first };
+        // SAFETY: as in `set_mark`.
+        unsafe { (*self.skb).cb[1] = second };
     }
 
     /// `skb->protocol`: what the kernel takes the payload of the Ethernet header for.

@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::cli::{Attach, Global, HookChoice};
 use crate::commands::{detach, print};
+use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::host;
 use crate::instance::Instance;
-use crate::kernel::{Constants, Kernel};
+use crate::kernel::{Constants, Kernel, Policies};
 use crate::links::{CLSACT, Destination, Link, Links};
 use crate::model::{Endpoint, Vni};
 use crate::state::{Hook, Session, Source, State};
@@ -268,7 +269,9 @@ fn change_kernel(
             packet_length: session.packet_length.map_or(0, |length| length.get()),
         },
     )?;
-    kernel.attach_source(instance, interface, source.hook, constants, session.slot)
+    let policies = Policies::build(|_| compile::accept_all(session.slot))
+        .map_err(|error| Error::failed("compile policy", &error))?;
+    kernel.attach_source(instance, interface, source.hook, constants, &policies)
 }
 
 /// An address as the maps hold it: IPv4 in the first four bytes.

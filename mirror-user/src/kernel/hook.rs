@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use mirror_common::policy::Direction;
@@ -64,6 +64,41 @@ pub(super) fn attach(
         }
         // Dropped, a filter's link would detach.
         Hook::Tc { .. } => std::mem::forget(link),
+    }
+    Ok(())
+}
+
+/// Puts a loaded program in the place of the one that is attached, in one step.
+pub(super) fn replace(
+    program: &mut SchedClassifier,
+    interface: &Link,
+    direction: Direction,
+    hook: Hook,
+    instance: &Instance,
+    pin: &Path,
+) -> Result<()> {
+    let what = format!("replace the program at {} of {}", direction.name(), interface.name);
+    let link = match hook {
+        Hook::Tcx => {
+            let pinned = PinnedLink::from_pin(pin).map_err(|error| failed(&what)(&error))?;
+            // The pin stays: only the handle of it goes when this ends.
+            let link = FdLink::from(pinned);
+            SchedClassifierLink::try_from(link).map_err(|error| failed(&what)(&error))?
+        }
+        Hook::Tc { .. } => SchedClassifierLink::attached(
+            &interface.name,
+            attach_type(direction),
+            PRIORITY,
+            TcHandle::from(instance.filter_handle()),
+            None,
+        )
+        .map_err(|error| Error::failed(&what, &error))?,
+    };
+    let link =
+        program.attach_to_link(link).and_then(|id| program.take_link(id)).map_err(|error| failed(&what)(&error))?;
+    if let Hook::Tc { .. } = hook {
+        // Dropped, a filter's link would detach.
+        std::mem::forget(link);
     }
     Ok(())
 }

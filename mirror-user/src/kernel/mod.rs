@@ -6,22 +6,26 @@
 //! beside its place and published by one rename.
 
 mod hook;
+mod judge;
 mod link;
+mod table;
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mirror_common::counters::{SessionCounters, SourceCounters};
-use mirror_common::policy::{Direction, Policy};
+use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
 
 pub use self::hook::{remove_filters, remove_qdisc};
+pub use self::judge::Judge;
+use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
 use crate::links::Link;
@@ -34,9 +38,11 @@ const SESSIONS: &str = "SESSIONS";
 const SESSION_COUNTERS: &str = "SESSION_COUNTERS";
 const SKIPPED: &str = "SKIPPED";
 const INSTANCE_MAPS: [&str; 3] = [SESSIONS, SESSION_COUNTERS, SKIPPED];
-const POLICY: &str = "POLICY";
 const SOURCE_COUNTERS: &str = "SOURCE_COUNTERS";
-const SOURCE_MAPS: [&str; 2] = [POLICY, SOURCE_COUNTERS];
+
+const TABLE: &str = "TABLE";
+const RULE_COUNTERS: &str = "RULE_COUNTERS";
+const POLICY_MAPS: [&str; 2] = [TABLE, RULE_COUNTERS];
 
 const TAP_PROGRAM: &str = "mirror_tap";
 const TAP_LINK: &str = "tap";
@@ -56,6 +62,24 @@ pub struct Constants {
     pub tap_ifindex: u32,
     /// Whether `bpf_fib_lookup` tells the source address.
     pub fib_tells_source: bool,
+}
+
+/// A compiled policy for each direction.
+#[derive(Clone, Debug)]
+pub struct Policies([compile::Policy; DIRECTIONS as usize]);
+
+impl Policies {
+    /// Compiles both directions with `compile`.
+    pub fn build<E>(
+        compile: impl Fn(Direction) -> std::result::Result<compile::Policy, E>,
+    ) -> std::result::Result<Self, E> {
+        Ok(Self([compile(Direction::Ingress)?, compile(Direction::Egress)?]))
+    }
+
+    /// The policy of a direction.
+    pub const fn of(&self, direction: Direction) -> &compile::Policy {
+        &self.0[direction as usize]
+    }
 }
 
 /// The kernel state of an instance.
@@ -87,7 +111,8 @@ impl Kernel {
         remove_pins(&building)?;
         create_directory(&building)?;
         create_directory(&building.join("sources"))?;
-        let mut programs = load(constants, INSTANCE_MAPS.map(|map| (map, building.join(map))).as_slice())?;
+        let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
+        let mut programs = load(constants, 0, &compile::Policy::default(), &maps)?;
         let program = program(&mut programs, TAP_PROGRAM)?;
         #[cfg(feature = "log")]
         program
@@ -129,32 +154,70 @@ impl Kernel {
         absent_is_fine(self.session_counters()?.remove(&slot))
     }
 
-    /// Loads and attaches the programs of a source; `session` gets the packets of both directions.
+    /// Loads and attaches the programs of a source, with a policy for each direction.
     pub fn attach_source(
         &self,
         instance: &Instance,
         interface: &Link,
         hook: Hook,
         constants: Constants,
-        session: SessionSlot,
+        policies: &Policies,
     ) -> Result<()> {
         let directory = self.source_pins(interface.index);
         remove_pins(&directory)?;
         create_directory(&directory)?;
-        let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
-        maps.extend(SOURCE_MAPS.iter().map(|map| (*map, directory.join(map))));
-        let mut programs = load(constants, &maps)?;
-        let mut policy: Array<_, Policy> = typed(Map::Array(open(&directory.join(POLICY))?), POLICY)?;
-        for direction in Direction::ALL {
-            policy
-                .set(direction as u32, Policy { session }, 0)
-                .map_err(|error| failed(format_args!("write map {POLICY}"))(&error))?;
-        }
         for direction in Direction::ALL {
             let name = source_program(direction);
+            let mut programs =
+                self.load_policy(interface.index, direction.name(), constants, policies.of(direction))?;
             hook::attach(program(&mut programs, name)?, interface, direction, hook, instance, &directory.join(name))?;
         }
         Ok(())
+    }
+
+    /// Puts new policies in the place of those in use. Each direction is switched in one step: a packet is judged by
+    /// the whole old policy or the whole new one.
+    pub fn replace_policies(
+        &self,
+        instance: &Instance,
+        interface: &Link,
+        hook: Hook,
+        constants: Constants,
+        policies: &Policies,
+    ) -> Result<()> {
+        let directory = self.source_pins(interface.index);
+        let building = |direction: Direction| format!("{}_building", direction.name());
+        let mut loaded = Vec::new();
+        // Both are built before either is switched: what can fail has failed by then.
+        for direction in Direction::ALL {
+            remove_pins(&directory.join(building(direction)))?;
+            let mut programs =
+                self.load_policy(interface.index, &building(direction), constants, policies.of(direction))?;
+            program(&mut programs, source_program(direction))?;
+            loaded.push((direction, programs));
+        }
+        for (direction, programs) in &mut loaded {
+            let name = source_program(*direction);
+            let program = loaded_program(programs, name)?;
+            hook::replace(program, interface, *direction, hook, instance, &directory.join(name))?;
+            let place = directory.join(direction.name());
+            remove_pins(&place)?;
+            fs::rename(directory.join(building(*direction)), &place)
+                .map_err(|error| Error::failed(format_args!("publish pins {}", place.display()), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Loads the programs of a source for one policy, its maps pinned in the directory `name` of the source.
+    fn load_policy(&self, ifindex: u32, name: &str, constants: Constants, policy: &compile::Policy) -> Result<Ebpf> {
+        let source = self.source_pins(ifindex);
+        let directory = source.join(name);
+        create_directory(&directory)?;
+        table::create(&policy.table, &directory.join(TABLE))?;
+        let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
+        maps.push((SOURCE_COUNTERS, source.join(SOURCE_COUNTERS)));
+        maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
+        load(constants, ifindex, policy, &maps)
     }
 
     /// Detaches the TCX links of a source and drops its pins.
@@ -167,7 +230,7 @@ impl Kernel {
         let directory = self.source_pins(ifindex);
         Direction::ALL.iter().all(|direction| match hook {
             Hook::Tcx => directory.join(source_program(*direction)).exists(),
-            Hook::Tc { .. } => directory.join(POLICY).exists(),
+            Hook::Tc { .. } => directory.join(direction.name()).exists(),
         })
     }
 
@@ -251,13 +314,22 @@ impl Kernel {
 }
 
 /// Loads the object with its maps pinned at, or taken from, the paths.
-fn load(constants: Constants, maps: &[(&'static str, PathBuf)]) -> Result<Ebpf> {
+fn load(
+    constants: Constants,
+    source_ifindex: u32,
+    policy: &compile::Policy,
+    maps: &[(&'static str, PathBuf)],
+) -> Result<Ebpf> {
     let fib_tells_source = u8::from(constants.fib_tells_source);
     let mut loader = EbpfLoader::new();
     // No program here looks into the kernel's structures, so its type information need not be read (5 MB).
     loader.btf(None);
     loader.override_global("TAP_IFINDEX", &constants.tap_ifindex, true);
     loader.override_global("FIB_TELLS_SOURCE", &fib_tells_source, true);
+    loader.override_global("SOURCE_IFINDEX", &source_ifindex, true);
+    loader.override_global("SHAPE", &policy.shape, true);
+    // A map has one entry at least.
+    loader.map_max_entries(RULE_COUNTERS, policy.places.len().max(1) as u32);
     for (map, path) in maps {
         loader.map_pin_path(map, path.as_path());
     }
@@ -266,13 +338,18 @@ fn load(constants: Constants, maps: &[(&'static str, PathBuf)]) -> Result<Ebpf> 
 
 /// The program `name`, loaded into the kernel.
 fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
+    let program = loaded_program(programs, name)?;
+    program.load().map_err(|error| not_loaded(format_args!("load kernel program {name}"), &error))?;
+    Ok(program)
+}
+
+/// The program `name` of those that were read.
+fn loaded_program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     let what = format!("load kernel program {name}");
     let program = programs
         .program_mut(name)
         .ok_or_else(|| Error::new(Kind::Failed, &what, "it is missing from this build of mirrorctl"))?;
-    let program: &mut SchedClassifier = program.try_into().map_err(|error: ProgramError| failed(&what)(&error))?;
-    program.load().map_err(|error| not_loaded(&what, &error))?;
-    Ok(program)
+    program.try_into().map_err(|error: ProgramError| failed(&what)(&error))
 }
 
 /// The verifier's log is thousands of lines long; its last ones say what it refused.
