@@ -3,8 +3,9 @@
 /// Key: the number of a session inside the kernel. User space gives it out; names stay there.
 pub type SessionSlot = u32;
 
-/// How many sessions one instance can hold.
-pub const MAX_SESSIONS: u32 = 1024;
+/// How many sessions one instance can hold, those that are being replaced included. A hash map costs 16 bytes for each
+/// that it might hold, in each of two maps, so this is not the 262,144 that 1,024 sources could have.
+pub const MAX_SESSIONS: u32 = 4096;
 
 /// Value of [`Session::family`] for an IPv4 target: `AF_INET` of Linux.
 pub const FAMILY_IPV4: u8 = 2;

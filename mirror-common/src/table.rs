@@ -93,8 +93,8 @@ unsafe impl aya::Pod for Shape {}
 pub enum Verdict {
     /// The rule at this place accepts.
     Rule(u32),
-    /// No IP header, and a session takes such frames.
-    NonIp,
+    /// No IP header, and the session with this slot takes such frames.
+    NonIp(u32),
     /// No session wants it; the rule at this place was the last to reject it.
     Rejected(u32),
     /// No session wants it, and no rule matches.
@@ -114,7 +114,7 @@ impl Verdict {
     pub const fn to_answer(self) -> [u32; 2] {
         match self {
             Self::Rule(place) => [Self::RULE, place],
-            Self::NonIp => [Self::NON_IP, 0],
+            Self::NonIp(slot) => [Self::NON_IP, slot],
             Self::Rejected(place) => [Self::REJECTED, place],
             Self::None => [Self::NONE, 0],
         }
@@ -124,7 +124,7 @@ impl Verdict {
     pub const fn from_answer(answer: [u32; 2]) -> Option<Self> {
         match answer {
             [Self::RULE, place] if place < RULES_MAX => Some(Self::Rule(place)),
-            [Self::NON_IP, 0] => Some(Self::NonIp),
+            [Self::NON_IP, slot] => Some(Self::NonIp(slot)),
             [Self::REJECTED, place] if place < RULES_MAX => Some(Self::Rejected(place)),
             [Self::NONE, 0] => Some(Self::None),
             _ => None,

@@ -33,7 +33,10 @@ pub(crate) fn decide(packet: &Packet, live: bool) -> Decision {
     if scratch.fields.read(packet).is_none() {
         return match shape!(non_ip_session) {
             0 => NOBODY,
-            session => Decision { verdict: Verdict::NonIp, session: Some(session as u32 - 1) },
+            session => {
+                let slot = session as u32 - 1;
+                Decision { verdict: Verdict::NonIp(slot), session: Some(slot) }
+            }
         };
     }
     if live && scratch.fields.too_deep != 0 {

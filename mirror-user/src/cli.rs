@@ -80,13 +80,18 @@ pub struct Attach {
     #[arg(value_name = "IFACE")]
     pub interface: InterfaceName,
     /// Where copies go: an IPv4 or IPv6 address, with an optional UDP port (default 4789): 192.0.2.1, 192.0.2.1:4790, [2001:db8::1]:4790
+    ///
+    /// Without it, the interface is attached with the sessions that are defined for it.
     #[arg(long, value_name = "ADDR[:PORT]")]
-    pub target: Endpoint,
+    pub target: Option<Endpoint>,
+    /// Copy what this filter accepts; every IPv4 and IPv6 packet when not given
+    #[arg(long, value_name = "NAME", requires = "target")]
+    pub filter: Option<String>,
     /// VXLAN network identifier, 0 to 16777215; random when not given
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "target")]
     pub vni: Option<Vni>,
     /// Copy only the first N bytes of a packet, 1 to 8500; the whole packet when not given
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "target")]
     pub packet_length: Option<PacketLength>,
     /// Session number, 1 to 32766; 1 is the highest priority
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value = "1")]

@@ -13,6 +13,8 @@ pub mod links;
 pub mod model;
 pub mod offloads;
 pub mod pcapng;
+pub mod reconcile;
+pub mod resolvers;
 pub mod state;
 pub mod tap;
 pub mod vxlan;

@@ -1,15 +1,22 @@
 //! What an instance has done to the kernel: one JSON file, replaced by rename. Written before the kernel is changed, so
 //! that a crash leaves nothing that `detach` doesn't know of.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 
-use mirror_common::{LAYOUT_VERSION, session::SessionSlot};
+use mirror_common::LAYOUT_VERSION;
+use mirror_common::counters::SessionCounters;
+use mirror_common::policy::Direction;
+use mirror_common::session::SessionSlot;
 use serde::{Deserialize, Serialize};
 
+use crate::definitions::id::{FilterId, SessionId};
+use crate::definitions::text::Name;
 use crate::error::{Error, Kind, Result};
 use crate::instance::{self, Instance};
+use crate::kernel::Generation;
 use crate::model::{Endpoint, InterfaceName, PacketLength, SessionNumber, Vni};
 
 /// The state of an instance.
@@ -23,9 +30,18 @@ pub struct State {
     pub network_namespace: u64,
     /// What is attached, or was about to be.
     pub sources: Vec<Source>,
+    /// Sources that `detach` took off and that stay off until `attach`, whatever sessions they have. Survives a boot.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub detached: BTreeSet<InterfaceName>,
+    /// Sessions that no policy names any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Retired>,
+    /// What was counted in the kernel by what has been replaced.
+    #[serde(default)]
+    pub carried: Carried,
 }
 
-/// A source and its session.
+/// A source and its sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The interface.
@@ -36,8 +52,17 @@ pub struct Source {
     pub hook: Hook,
     /// Whether attaching was finished, and detaching not begun: else it is what a crash left.
     pub attached: bool,
-    /// The session.
-    pub session: Session,
+    /// The generation of policies that is attached.
+    pub generation: Generation,
+    /// Generations below this one are in [`State::carried`].
+    pub carried_below: Generation,
+    /// A fingerprint of the policies that are attached.
+    pub fingerprint: u64,
+    /// A change was begun: if this is what a crash left, nobody knows which generation is attached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changing: bool,
+    /// The sessions, by number. During a change, those of both policies.
+    pub sessions: Vec<Session>,
 }
 
 /// How programs are attached to an interface.
@@ -63,11 +88,14 @@ impl Hook {
     }
 }
 
-/// A session as the kernel has it.
+/// A session as the kernel has it. Nothing of it ever changes: a session that is changed gets a slot of its own, so that
+/// a copy on its way is finished as it was begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
+    /// Its id.
+    pub id: SessionId,
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Its number.
     pub session_number: SessionNumber,
     /// Its place in the kernel's maps.
@@ -76,18 +104,67 @@ pub struct Session {
     pub vni: Vni,
     /// Bytes of a packet that are copied; all when not set.
     pub packet_length: Option<PacketLength>,
+    /// The name of its target.
+    pub target_name: Name,
     /// Where copies go.
     pub target: Endpoint,
+    /// The id of its filter.
+    pub filter: FilterId,
+}
+
+/// A session that no policy names any more. The tap still knows it: copies may be on their way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The session.
+    pub session: Session,
+    /// When, in milliseconds since the boot.
+    pub since: u64,
+}
+
+/// Counters of what is no longer in the kernel, for what still exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// By session.
+    #[serde(default)]
+    pub sessions: BTreeMap<SessionId, SessionCounts>,
+    /// Packets by filter, direction (by its index) and rule number; 0 is a network service.
+    #[serde(default)]
+    pub rules: BTreeMap<FilterId, [BTreeMap<u16, u64>; Direction::ALL.len()]>,
+}
+
+/// [`SessionCounters`] in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCounts {
+    /// As in [`SessionCounters`].
+    pub packets: u64,
+    /// As in [`SessionCounters`].
+    pub bytes: u64,
+    /// As in [`SessionCounters`].
+    pub truncated_to_length: u64,
+    /// As in [`SessionCounters`].
+    pub truncated_to_mtu: u64,
+}
+
+impl std::ops::AddAssign<SessionCounters> for SessionCounts {
+    fn add_assign(&mut self, more: SessionCounters) {
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+        self.truncated_to_length += more.truncated_to_length;
+        self.truncated_to_mtu += more.truncated_to_mtu;
+    }
 }
 
 impl State {
     /// An instance of this boot and network namespace that has done nothing.
-    fn empty() -> Result<Self> {
+    pub fn empty() -> Result<Self> {
         Ok(Self {
             layout_version: LAYOUT_VERSION,
             boot_id: instance::boot_id()?,
             network_namespace: instance::network_namespace()?,
             sources: Vec::new(),
+            detached: BTreeSet::new(),
+            retired: Vec::new(),
+            carried: Carried::default(),
         })
     }
 
@@ -104,7 +181,7 @@ impl State {
         let hint = format!("'mirrorctl detach --all' removes what {} left in the kernel", instance.name());
         let state: Self = serde_json::from_str(&text).map_err(|error| Error::failed(&what, &error).hint(&hint))?;
         if state.boot_id != empty.boot_id {
-            return Ok(empty);
+            return Ok(Self { detached: state.detached, ..empty });
         }
         if state.layout_version != LAYOUT_VERSION {
             return Err(Error::new(
@@ -133,9 +210,9 @@ impl State {
         .hint("give each network namespace an instance of its own: --instance NAME"))
     }
 
-    /// Writes the state. With nothing attached there is no file.
+    /// Writes the state. With nothing attached and nothing to remember there is no file.
     pub fn save(&self, instance: &Instance) -> Result<()> {
-        if self.sources.is_empty() {
+        if self.sources.is_empty() && self.detached.is_empty() {
             return Self::remove(instance);
         }
         let path = instance.state_file();
@@ -179,25 +256,14 @@ impl State {
         self.sources.iter().find(|source| source.interface == *interface)
     }
 
-    /// Attaching `interface` is finished.
-    pub fn mark_attached(&mut self, interface: &InterfaceName) {
-        self.mark(interface, true);
+    /// The record of `interface`, to change it.
+    pub fn source_mut(&mut self, interface: &InterfaceName) -> Option<&mut Source> {
+        self.sources.iter_mut().find(|source| source.interface == *interface)
     }
 
-    /// Detaching `interface` has begun.
-    pub fn mark_unfinished(&mut self, interface: &InterfaceName) {
-        self.mark(interface, false);
-    }
-
-    fn mark(&mut self, interface: &InterfaceName, attached: bool) {
-        for source in self.sources.iter_mut().filter(|source| source.interface == *interface) {
-            source.attached = attached;
-        }
-    }
-
-    /// The lowest slot that no session has.
-    pub fn free_slot(&self) -> Option<SessionSlot> {
-        (0..mirror_common::session::MAX_SESSIONS)
-            .find(|slot| self.sources.iter().all(|source| source.session.slot != *slot))
+    /// Every session that the tap knows.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        let attached = self.sources.iter().flat_map(|source| &source.sessions);
+        attached.chain(self.retired.iter().map(|retired| &retired.session))
     }
 }

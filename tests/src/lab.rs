@@ -333,6 +333,11 @@ impl Lab {
         self.claim.directory().join("state")
     }
 
+    /// A directory for files of a test.
+    pub fn scratch_directory(&self) -> PathBuf {
+        self.claim.directory()
+    }
+
     /// What the lab's host has at `/sys/fs/bpf`.
     pub fn bpffs(&self) -> Option<&Path> {
         self.bpffs.as_deref()

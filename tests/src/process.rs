@@ -96,7 +96,7 @@ pub struct Running {
 
 impl Running {
     /// Starts `command`, collecting what it prints.
-    pub(crate) fn start(command: Command, what: String) -> Result<Self> {
+    pub fn start(command: Command, what: String) -> Result<Self> {
         Self::start_with_reader(command, what, collect)
     }
 

@@ -83,7 +83,27 @@ fn stats_count_what_was_seen_and_what_was_sent() -> Result<()> {
         let traffic: Vec<&Frame> = copied.iter().copied().filter(|frame| !frame.is_housekeeping()).collect();
         assert_between(sum(&traffic), figures(session), sum(&copied), session);
         assert_eq!((&session["truncated_to_length"], &session["truncated_to_mtu"]), (&json!(0), &json!(0)));
-        assert_eq!(stats["rules"], json!([]));
+        // Rule 1 takes IPv4, rule 2 IPv6, in either direction, and together they decided on every copy.
+        let rules = stats["rules"].as_array().expect("rules is an array");
+        let named: Vec<_> =
+            rules.iter().map(|rule| (&rule["filter"], &rule["direction"], &rule["rule_number"])).collect();
+        let expected = [("ingress", 1), ("ingress", 2), ("egress", 1), ("egress", 2)].map(|rule| json!(rule));
+        for ((filter, direction, number), expected) in named.iter().zip(&expected) {
+            assert_eq!((filter.as_str(), *direction, *number), (Some("s0-1"), &expected[0], &expected[1]), "{stats}");
+        }
+        assert_eq!(named.len(), expected.len(), "{stats}");
+        let decided: u64 = rules.iter().filter_map(|rule| rule["packets"].as_u64()).sum();
+        assert!((traffic.len()..=copied.len()).contains(&(decided as usize)), "rules decided on {decided}: {stats}");
+        for (number, is_v4) in [(1, true), (2, false)] {
+            let is_taken = |frame: &&&Frame| frame.ip().is_some_and(|ip| ip.source.is_ipv4() == is_v4);
+            let taken = traffic.iter().filter(is_taken).count() as u64;
+            let counted: u64 = rules
+                .iter()
+                .filter(|rule| rule["rule_number"] == number)
+                .filter_map(|rule| rule["packets"].as_u64())
+                .sum();
+            assert!(taken > 0 && counted >= taken, "{taken} packets for rule {number}, {counted} counted: {stats}");
+        }
         let skipped = stats["skipped"].as_object().expect("skipped is an object");
         assert!(skipped.len() > 5 && skipped.values().all(|count| *count == 0), "nothing was skipped: {stats}");
 

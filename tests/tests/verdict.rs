@@ -54,9 +54,8 @@ fn compile(sessions: &[Session]) -> Result<Policy> {
 fn translate(answer: Answer, policy: &Policy, sessions: &[Session]) -> Verdict {
     match answer {
         Answer::None | Answer::Rejected(_) => Verdict::None,
-        Answer::NonIp => {
-            Verdict::NonIp(sessions.iter().position(|session| session.mirror_non_ip).unwrap_or(usize::MAX))
-        }
+        // Slots are indexes here (`compile` above).
+        Answer::NonIp(slot) => Verdict::NonIp(slot as usize),
         Answer::Rule(place) => {
             let place = policy.places[place as usize];
             place.rule.map_or(Verdict::Service(place.session), |rule| Verdict::Rule(place.session, rule))

@@ -4,7 +4,6 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use crate::commands::reconcile;
 use crate::definitions::Definitions;
 use crate::definitions::host::{self, Host};
 use crate::definitions::refusal::Refusal;
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::links::{Destination, Links};
 use crate::model::InterfaceName;
+use crate::reconcile::{Request, reconcile};
 
 /// What has changed.
 pub(super) struct Changed<T> {
@@ -31,6 +31,16 @@ pub(super) fn change<T>(
     what: &str,
     edit: impl Fn(&mut Definitions) -> std::result::Result<T, Refusal>,
 ) -> Result<Changed<T>> {
+    change_with(instance, what, Request::default(), edit)
+}
+
+/// [`change`], with more to ask of the kernel.
+pub(super) fn change_with<T>(
+    instance: &Instance,
+    what: &str,
+    request: Request<'_>,
+    edit: impl Fn(&mut Definitions) -> std::result::Result<T, Refusal>,
+) -> Result<Changed<T>> {
     let store = FileStore::of(instance);
     if !store.path().exists() {
         // The lock makes a directory: bad input must not leave one behind.
@@ -39,13 +49,14 @@ pub(super) fn change<T>(
     let _lock = instance.lock()?;
     let changed = propose(what, store.load()?, &edit)?;
     let Changed { old, new, .. } = &changed;
+    // Also if nothing has changed: the kernel may have (a boot, a crash, an interface that came back).
+    reconcile(instance, what, new, request)?;
     if old == new {
         return Ok(changed);
     }
-    reconcile(instance, old, new)?;
     if let Err(error) = store.save(new) {
         // What can't be kept must not stay in the kernel either.
-        return Err(match reconcile(instance, new, old) {
+        return Err(match reconcile(instance, what, old, Request::default()) {
             Ok(()) => error,
             Err(undo) => error.hint(format_args!("the kernel has the change already, and undoing it failed: {undo}")),
         });

@@ -1,17 +1,21 @@
-//! `detach`: goes on after errors and reports them all; can be run twice.
+//! `detach`: takes sources out of the kernel. The definitions stay, but for what `attach` made; so that no later change
+//! attaches a source again, it is noted as detached until `attach`.
 
 use serde::Serialize;
 
 use crate::cli::{Detach, Global};
+use crate::commands::attach::forget_made_by_attach;
 use crate::commands::print;
+use crate::definitions::Definitions;
+use crate::definitions::store::{FileStore, Store};
 use crate::error::{Error, Kind, Result};
 use crate::host;
 use crate::instance::{self, Instance};
-use crate::kernel::{self, Kernel};
-use crate::links::{Link, Links};
+use crate::kernel::Kernel;
+use crate::links::Links;
 use crate::model::InterfaceName;
+use crate::reconcile::remove;
 use crate::state::{Hook, State};
-use crate::tap::Tap;
 
 /// What `detach --json` prints.
 #[derive(Debug, Serialize)]
@@ -38,13 +42,19 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Detach) -> R
 }
 
 fn detach_one(what: &str, instance: &Instance, links: &Links, interface: &InterfaceName) -> Result<Vec<InterfaceName>> {
+    let store = FileStore::of(instance);
+    let definitions = store.load()?;
     let mut state = State::load(instance)?;
     state.require_this_network_namespace(what, instance)?;
-    if state.source(interface).is_none() {
+    let remaining = without_made_by_attach(&definitions, [interface]);
+    if state.source(interface).is_none() && remaining == definitions {
         return Err(Error::new(Kind::NotFound, what, format_args!("instance {} has not attached it", instance.name()))
             .hint("'mirrorctl status' lists what is attached"));
     }
-    remove_source(instance, links, &mut state, interface)?;
+    note_detached(&mut state, &remaining, [interface]);
+    remove::source(instance, links, &mut state, interface)?;
+    state.save(instance)?;
+    save_if_changed(&store, &definitions, &remaining)?;
     Ok(vec![interface.clone()])
 }
 
@@ -71,96 +81,58 @@ fn detach_all(what: &str, instance: &Instance, links: &Links) -> Result<Vec<Inte
     // Source hooks first: nothing must be cloned to a tap that is on its way out.
     errors.extend(Kernel::remove_all_sources(instance).err());
     if here {
+        let owns_qdisc = |ifindex| {
+            let mut sources = state.iter().flat_map(|state| &state.sources);
+            sources.any(|source| source.ifindex == ifindex && source.hook == Hook::Tc { owns_qdisc: true })
+        };
         match links.list() {
-            Ok(interfaces) => errors.extend(
-                interfaces
-                    .iter()
-                    .filter_map(|interface| remove_filters(instance, links, interface, state.as_ref()).err()),
-            ),
+            Ok(interfaces) => errors.extend(interfaces.iter().filter_map(|interface| {
+                remove::filters(instance, links, interface, owns_qdisc(interface.index)).err()
+            })),
             Err(error) => errors.push(error),
         }
-        errors.extend(remove_instance(instance, links).err());
+        errors.extend(remove::instance(instance, links).err());
     } else {
         errors.extend(Kernel::remove(instance).err());
     }
     if errors.is_empty() {
-        errors.extend(State::remove(instance).err());
+        errors.extend(forget_all(instance).err());
     }
-    finish(what, errors)?;
+    remove::report(what, errors)?;
     Ok(detached)
 }
 
-/// Removes this instance's filters, if the interface has any, and the qdisc if it was made for them.
-fn remove_filters(instance: &Instance, links: &Links, interface: &Link, state: Option<&State>) -> Result<()> {
-    if links.ingress_qdisc(interface.index)?.is_none() || !links.has_filters(interface.index)? {
-        let owned = state.is_some_and(|state| owns_qdisc(state, interface.index));
-        return if owned { kernel::remove_qdisc(interface, links) } else { Ok(()) };
-    }
-    kernel::remove_filters(interface, instance)?;
-    if state.is_some_and(|state| owns_qdisc(state, interface.index)) {
-        kernel::remove_qdisc(interface, links)?;
-    }
-    Ok(())
-}
-
-fn owns_qdisc(state: &State, ifindex: u32) -> bool {
-    state.sources.iter().any(|source| source.ifindex == ifindex && source.hook == Hook::Tc { owns_qdisc: true })
-}
-
-/// Removes one source from the kernel and from the state, and the whole instance with the last one.
-pub(super) fn remove_source(
-    instance: &Instance,
-    links: &Links,
-    state: &mut State,
-    interface: &InterfaceName,
-) -> Result<()> {
-    let Some(source) = state.source(interface).cloned() else {
-        return Ok(());
-    };
-    // From here on it is unfinished business, also after a crash.
-    state.mark_unfinished(interface);
+/// Nothing is attached any more: what stays on record is that the sources that still have sessions are detached.
+fn forget_all(instance: &Instance) -> Result<()> {
+    let store = FileStore::of(instance);
+    let definitions = store.load()?;
+    let remaining = without_made_by_attach(&definitions, definitions.sources());
+    let mut state = State::empty()?;
+    note_detached(&mut state, &remaining, remaining.sources());
     state.save(instance)?;
-
-    let mut errors = Vec::new();
-    let mut note = |result: Result<()>| errors.extend(result.err());
-    let kernel = Kernel::open(instance);
-    if let Some(kernel) = &kernel {
-        note(kernel.remove_source(source.ifindex));
-    }
-    if let Hook::Tc { .. } = source.hook {
-        // By index: the interface may have another name by now, or another one its name.
-        match links.list() {
-            Ok(interfaces) => {
-                if let Some(link) = interfaces.iter().find(|link| link.index == source.ifindex) {
-                    note(remove_filters(instance, links, link, Some(state)));
-                }
-            }
-            Err(error) => note(Err(error)),
-        }
-    }
-    if state.sources.len() == 1 {
-        note(remove_instance(instance, links));
-    } else if let Some(kernel) = &kernel {
-        note(kernel.remove_session(source.session.slot));
-    }
-    finish(&format!("detach {interface}"), errors)?;
-    state.sources.retain(|source| source.interface != *interface);
-    state.save(instance)
+    save_if_changed(&store, &definitions, &remaining)
 }
 
-/// Removes the tap and every pin.
-pub(super) fn remove_instance(instance: &Instance, links: &Links) -> Result<()> {
-    // The devices first: with the program's pin its link goes, and what then still came through would reach the stack.
-    let tap = Tap::remove(instance, links);
-    let pins = Kernel::remove(instance);
-    tap.and(pins)
+fn without_made_by_attach<'a>(
+    definitions: &Definitions,
+    sources: impl IntoIterator<Item = &'a InterfaceName>,
+) -> Definitions {
+    let mut remaining = definitions.clone();
+    for source in sources {
+        forget_made_by_attach(&mut remaining, source);
+    }
+    remaining
 }
 
-/// All errors as one.
-fn finish(what: &str, errors: Vec<Error>) -> Result<()> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let why = errors.iter().map(Error::to_string).collect::<Vec<_>>().join("; ");
-    Err(Error::new(Kind::Failed, what, why).hint("the rest is gone; run it again for what is left"))
+fn note_detached<'a>(
+    state: &mut State,
+    definitions: &Definitions,
+    sources: impl IntoIterator<Item = &'a InterfaceName>,
+) {
+    let with_sessions = sources.into_iter().filter(|source| definitions.sessions_of(source).next().is_some());
+    state.detached.extend(with_sessions.cloned());
+}
+
+fn save_if_changed(store: &FileStore, old: &Definitions, new: &Definitions) -> Result<()> {
+    if old == new { Ok(()) } else { store.save(new) }
 }

@@ -21,7 +21,6 @@ mod target;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::definitions::Definitions;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 
@@ -45,12 +44,6 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Capture(arguments) => capture::run(arguments, cli.global.json),
         Command::Doctor => doctor::run(cli.global.json),
     }
-}
-
-/// Brings the kernel from the definitions `old` to `new`, all or nothing. Called with the instance locked.
-// LEAD: the stub that stands in for it until the kernel side is there.
-fn reconcile(_instance: &Instance, _old: &Definitions, _new: &Definitions) -> Result<()> {
-    Ok(())
 }
 
 /// Prints a document on standard output: as JSON, or in words.

@@ -5,13 +5,15 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use crate::cli::Global;
+use crate::commands::change::load;
 use crate::commands::print;
+use crate::definitions::ResolvedSession;
 use crate::error::Result;
 use crate::host;
 use crate::instance::Instance;
 use crate::kernel::Kernel;
 use crate::links::{Link, Links};
-use crate::state::{Source, State};
+use crate::state::{Session, Source, State};
 
 /// What `status --json` prints.
 #[derive(Debug, Serialize)]
@@ -23,10 +25,11 @@ struct Document<'a> {
 #[derive(Debug, Serialize)]
 struct SourceDocument<'a> {
     interface: &'a str,
-    ifindex: u32,
-    hook: &'a str,
+    /// None while it is not attached.
+    ifindex: Option<u32>,
+    hook: Option<&'a str>,
     state: &'static str,
-    sessions: [SessionDocument<'a>; 1],
+    sessions: Vec<SessionDocument<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,36 +44,51 @@ struct SessionDocument<'a> {
 /// Runs the command.
 pub(super) fn run(instance: &Instance, global: &Global) -> Result<()> {
     host::require_root("show status")?;
+    let definitions = load(instance)?;
     let state = State::load(instance)?;
     state.require_this_network_namespace("show status", instance)?;
     let kernel = Kernel::open(instance);
     let interfaces = Links::open()?.list()?;
-    let document = Document {
-        instance: instance.name(),
-        sources: state.sources.iter().map(|source| describe(source, kernel.as_ref(), &interfaces, instance)).collect(),
-    };
+    let attached = state.sources.iter().map(|source| SourceDocument {
+        interface: source.interface.as_str(),
+        ifindex: Some(source.ifindex),
+        hook: Some(source.hook.name()),
+        state: condition(source, kernel.as_ref(), &interfaces, instance),
+        sessions: source.sessions.iter().map(SessionDocument::from).collect(),
+    });
+    let defined = definitions.sources().filter(|source| state.source(source).is_none());
+    let others = defined.map(|source| SourceDocument {
+        interface: source.as_str(),
+        ifindex: None,
+        hook: None,
+        state: if state.detached.contains(source) { "detached" } else { "not attached" },
+        sessions: definitions.sessions_of(source).map(SessionDocument::from).collect(),
+    });
+    let document = Document { instance: instance.name(), sources: attached.chain(others).collect() };
     print(global.json, &document, || words(&document))
 }
 
-fn describe<'a>(
-    source: &'a Source,
-    kernel: Option<&Kernel>,
-    interfaces: &[Link],
-    instance: &Instance,
-) -> SourceDocument<'a> {
-    let session = &source.session;
-    SourceDocument {
-        interface: source.interface.as_str(),
-        ifindex: source.ifindex,
-        hook: source.hook.name(),
-        state: condition(source, kernel, interfaces, instance),
-        sessions: [SessionDocument {
-            name: &session.name,
+impl<'a> From<&'a Session> for SessionDocument<'a> {
+    fn from(session: &'a Session) -> Self {
+        Self {
+            name: session.name.as_str(),
             session_number: session.session_number.get(),
             target: session.target.to_string(),
             vni: session.vni.get(),
             packet_length: session.packet_length.map(|length| length.get()),
-        }],
+        }
+    }
+}
+
+impl<'a> From<ResolvedSession<'a>> for SessionDocument<'a> {
+    fn from(resolved: ResolvedSession<'a>) -> Self {
+        Self {
+            name: resolved.session.name.as_str(),
+            session_number: resolved.session.number.get(),
+            target: resolved.target.destination.to_string(),
+            vni: resolved.session.vni.get(),
+            packet_length: resolved.session.packet_length.map(|length| length.get()),
+        }
     }
 }
 
@@ -99,7 +117,7 @@ fn words(document: &Document<'_>) -> String {
             table.push_record([
                 source.interface.to_owned(),
                 source.state.to_owned(),
-                source.hook.to_owned(),
+                source.hook.unwrap_or("-").to_owned(),
                 session.name.to_owned(),
                 session.session_number.to_string(),
                 session.target.clone(),

@@ -7,7 +7,7 @@ use std::collections::btree_map;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::id::looks_like_id;
 use super::refusal::Refusal;
@@ -49,6 +49,12 @@ impl FromStr for Name {
             return Err(InvalidValue::new("a name can't look like an id"));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -168,6 +174,11 @@ impl Tags {
         }
         self.0.retain(|key, _| !keys.contains(key));
         Ok(())
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
     }
 
     /// Keys and values, by key.

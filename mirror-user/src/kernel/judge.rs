@@ -5,7 +5,8 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mirror_common::policy::Direction;
-use mirror_common::table::Verdict;
+use mirror_common::session::SessionSlot;
+use mirror_common::table::{RuleEntry, Verdict};
 
 use super::{
     Constants, TABLE, create_directory, failed, load, loaded_program, program, remove_pins, source_program, table,
@@ -37,6 +38,54 @@ impl Judge {
     pub fn verdict(&mut self, frame: &[u8]) -> Result<Verdict> {
         let program = loaded_program(&mut self.programs, source_program(Direction::Ingress))?;
         ask(program, frame, LOOPBACK)
+    }
+}
+
+/// The attached program of a direction, asked about frames that never were on a wire. Nothing is mirrored or counted.
+#[derive(Debug)]
+pub struct AttachedJudge {
+    program: SchedClassifier,
+    rules: Vec<RuleEntry>,
+    /// Where the frames claim to be: any interface of this network namespace but the source.
+    elsewhere: u32,
+}
+
+/// An answer, in terms of user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This rule accepts.
+    Rule(RuleEntry),
+    /// No IP header, and the session with this slot takes such frames.
+    NonIp(SessionSlot),
+    /// No session wants it; this was the last rule to reject it.
+    Rejected(RuleEntry),
+    /// No session wants it, and no rule matches.
+    None,
+}
+
+impl AttachedJudge {
+    pub(super) fn new(program: SchedClassifier, rules: Vec<RuleEntry>, ifindex: u32, constants: Constants) -> Self {
+        let elsewhere = if ifindex == LOOPBACK { constants.tap_ifindex } else { LOOPBACK };
+        Self { program, rules, elsewhere }
+    }
+
+    /// The verdict on a frame, which begins with its Ethernet header.
+    pub fn verdict(&self, frame: &[u8]) -> Result<Answer> {
+        let rule = |place: u32| {
+            self.rules.get(place as usize).copied().ok_or_else(|| {
+                Error::new(
+                    Kind::Failed,
+                    "ask the kernel for a verdict",
+                    format_args!("it names rule {place} of {}", self.rules.len()),
+                )
+            })
+        };
+        Ok(match ask(&self.program, frame, self.elsewhere)? {
+            Verdict::Rule(place) => Answer::Rule(rule(place)?),
+            Verdict::NonIp(slot) => Answer::NonIp(slot),
+            Verdict::Rejected(place) => Answer::Rejected(rule(place)?),
+            Verdict::None => Answer::None,
+        })
     }
 }
 

@@ -2,9 +2,11 @@
 //! program is named.
 //!
 //! In bpffs, under `/sys/fs/bpf/mirrorctl/<instance>/v<layout>/`: the maps of the instance, the link of the tap
-//! program, and in `sources/<interface index>/` the maps and links of a source. A directory of an instance is built
-//! beside its place and published by one rename.
+//! program, and in `sources/<interface index>/` the counters and links of a source and, for each generation of its
+//! policies, `<generation>/<direction>/`: table, rule counters and program. The directory of an instance is built beside
+//! its place and published by one rename.
 
+mod grace;
 mod hook;
 mod judge;
 mod link;
@@ -22,9 +24,11 @@ use mirror_common::counters::{SessionCounters, SourceCounters};
 use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
+use mirror_common::table::RuleEntry;
 
+pub use self::grace::wait_for_runs;
 pub use self::hook::{remove_filters, remove_qdisc};
-pub use self::judge::Judge;
+pub use self::judge::{Answer, AttachedJudge, Judge};
 use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
@@ -44,6 +48,8 @@ const TABLE: &str = "TABLE";
 const RULE_COUNTERS: &str = "RULE_COUNTERS";
 const POLICY_MAPS: [&str; 2] = [TABLE, RULE_COUNTERS];
 
+/// The pin of a source program in the directory of its generation.
+const PROGRAM: &str = "program";
 const TAP_PROGRAM: &str = "mirror_tap";
 const TAP_LINK: &str = "tap";
 
@@ -62,6 +68,16 @@ pub struct Constants {
     pub tap_ifindex: u32,
     /// Whether `bpf_fib_lookup` tells the source address.
     pub fib_tells_source: bool,
+}
+
+/// The policies of a source are numbered: each change makes a new generation.
+pub type Generation = u64;
+
+/// The loaded programs of a source, by direction.
+#[derive(Debug)]
+pub struct BuiltPolicies {
+    ifindex: u32,
+    programs: [Ebpf; DIRECTIONS as usize],
 }
 
 /// A compiled policy for each direction.
@@ -154,70 +170,136 @@ impl Kernel {
         absent_is_fine(self.session_counters()?.remove(&slot))
     }
 
-    /// Loads and attaches the programs of a source, with a policy for each direction.
-    pub fn attach_source(
+    /// Loads the programs of a source for a generation of its policies, and pins them with their maps. Nothing is
+    /// attached; a generation of that number, left by a crash, is replaced.
+    pub fn build(
         &self,
-        instance: &Instance,
-        interface: &Link,
-        hook: Hook,
+        ifindex: u32,
+        generation: Generation,
         constants: Constants,
         policies: &Policies,
-    ) -> Result<()> {
-        let directory = self.source_pins(interface.index);
+    ) -> Result<BuiltPolicies> {
+        let source = self.source_pins(ifindex);
+        let directory = self.generation_pins(ifindex, generation);
         remove_pins(&directory)?;
-        create_directory(&directory)?;
+        let built = Direction::ALL.map(|direction| -> Result<Ebpf> {
+            let policy = policies.of(direction);
+            let directory = directory.join(direction.name());
+            create_directory(&directory)?;
+            table::create(&policy.table, &directory.join(TABLE))?;
+            let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
+            maps.push((SOURCE_COUNTERS, source.join(SOURCE_COUNTERS)));
+            maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
+            let mut programs = load(constants, ifindex, policy, &maps)?;
+            let program = program(&mut programs, source_program(direction))?;
+            let pin = directory.join(PROGRAM);
+            program.pin(&pin).map_err(|error| failed(format_args!("pin kernel program {}", pin.display()))(&error))?;
+            Ok(programs)
+        });
+        let [ingress, egress] = built;
+        Ok(BuiltPolicies { ifindex, programs: [ingress?, egress?] })
+    }
+
+    /// Attaches the programs of a source that has none.
+    pub fn attach(&self, instance: &Instance, interface: &Link, hook: Hook, built: &mut BuiltPolicies) -> Result<()> {
+        let directory = self.source_pins(built.ifindex);
         for direction in Direction::ALL {
             let name = source_program(direction);
-            let mut programs =
-                self.load_policy(interface.index, direction.name(), constants, policies.of(direction))?;
-            hook::attach(program(&mut programs, name)?, interface, direction, hook, instance, &directory.join(name))?;
+            let program = loaded_program(&mut built.programs[direction as usize], name)?;
+            hook::attach(program, interface, direction, hook, instance, &directory.join(name))?;
         }
         Ok(())
     }
 
-    /// Puts new policies in the place of those in use. Each direction is switched in one step: a packet is judged by
-    /// the whole old policy or the whole new one.
-    pub fn replace_policies(
+    /// Puts the program of a direction in the place of the attached one, in one step: a packet is judged by the whole
+    /// old policy or the whole new one.
+    pub fn switch(
         &self,
         instance: &Instance,
         interface: &Link,
         hook: Hook,
-        constants: Constants,
-        policies: &Policies,
+        direction: Direction,
+        built: &mut BuiltPolicies,
     ) -> Result<()> {
-        let directory = self.source_pins(interface.index);
-        let building = |direction: Direction| format!("{}_building", direction.name());
-        let mut loaded = Vec::new();
-        // Both are built before either is switched: what can fail has failed by then.
-        for direction in Direction::ALL {
-            remove_pins(&directory.join(building(direction)))?;
-            let mut programs =
-                self.load_policy(interface.index, &building(direction), constants, policies.of(direction))?;
-            program(&mut programs, source_program(direction))?;
-            loaded.push((direction, programs));
-        }
-        for (direction, programs) in &mut loaded {
-            let name = source_program(*direction);
-            let program = loaded_program(programs, name)?;
-            hook::replace(program, interface, *direction, hook, instance, &directory.join(name))?;
-            let place = directory.join(direction.name());
-            remove_pins(&place)?;
-            fs::rename(directory.join(building(*direction)), &place)
-                .map_err(|error| Error::failed(format_args!("publish pins {}", place.display()), &error))?;
-        }
-        Ok(())
+        let name = source_program(direction);
+        let program = loaded_program(&mut built.programs[direction as usize], name)?;
+        hook::replace(program, interface, direction, hook, instance, &self.source_pins(built.ifindex).join(name))
     }
 
-    /// Loads the programs of a source for one policy, its maps pinned in the directory `name` of the source.
-    fn load_policy(&self, ifindex: u32, name: &str, constants: Constants, policy: &compile::Policy) -> Result<Ebpf> {
-        let source = self.source_pins(ifindex);
-        let directory = source.join(name);
-        create_directory(&directory)?;
-        table::create(&policy.table, &directory.join(TABLE))?;
-        let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
-        maps.push((SOURCE_COUNTERS, source.join(SOURCE_COUNTERS)));
-        maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-        load(constants, ifindex, policy, &maps)
+    /// Puts the program of a generation that is pinned back in its place.
+    pub fn switch_back(
+        &self,
+        instance: &Instance,
+        interface: &Link,
+        hook: Hook,
+        direction: Direction,
+        generation: Generation,
+    ) -> Result<()> {
+        let mut program = self.pinned_program(interface.index, direction, generation)?;
+        let pin = self.source_pins(interface.index).join(source_program(direction));
+        hook::replace(&mut program, interface, direction, hook, instance, &pin)
+    }
+
+    fn pinned_program(&self, ifindex: u32, direction: Direction, generation: Generation) -> Result<SchedClassifier> {
+        let pin = self.generation_pins(ifindex, generation).join(direction.name()).join(PROGRAM);
+        SchedClassifier::from_pin(&pin)
+            .map_err(|error| failed(format_args!("open kernel program {}", pin.display()))(&error))
+    }
+
+    /// The generations of a source that are pinned, ascending: the one in use, and what a crash left.
+    pub fn generations(&self, ifindex: u32) -> Result<Vec<Generation>> {
+        let directory = self.source_pins(ifindex);
+        let failed = |error: &std::io::Error| Error::failed(format_args!("read pins {}", directory.display()), error);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut generations = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|error| failed(&error))?.file_name();
+            generations.extend(name.to_str().and_then(|name| name.parse::<Generation>().ok()));
+        }
+        generations.sort_unstable();
+        Ok(generations)
+    }
+
+    /// Drops the pins of a generation; none is no error.
+    pub fn remove_generation(&self, ifindex: u32, generation: Generation) -> Result<()> {
+        remove_pins(&self.generation_pins(ifindex, generation))
+    }
+
+    /// What each rule of a generation decided on: the rule and wire packets. Empty where a crash left no counters.
+    pub fn rule_counts(
+        &self,
+        ifindex: u32,
+        generation: Generation,
+        direction: Direction,
+    ) -> Result<Vec<(RuleEntry, u64)>> {
+        let directory = self.generation_pins(ifindex, generation).join(direction.name());
+        let (table, counters) = (directory.join(TABLE), directory.join(RULE_COUNTERS));
+        if !table.exists() || !counters.exists() {
+            return Ok(Vec::new());
+        }
+        let rules = table::rules(&table)?;
+        let counters: PerCpuArray<_, u64> = typed(Map::PerCpuArray(open(&counters)?), RULE_COUNTERS)?;
+        let read =
+            |place| counters.get(&place, 0).map_err(|error| failed(format_args!("read map {RULE_COUNTERS}"))(&error));
+        let counted = |(place, rule)| Ok((rule, read(place)?.iter().sum()));
+        (0..).zip(rules).map(counted).collect()
+    }
+
+    /// Whoever answers questions for a direction of a source: the program that is attached.
+    pub fn judge(
+        &self,
+        ifindex: u32,
+        generation: Generation,
+        direction: Direction,
+        constants: Constants,
+    ) -> Result<AttachedJudge> {
+        let program = self.pinned_program(ifindex, direction, generation)?;
+        let rules = table::rules(&self.generation_pins(ifindex, generation).join(direction.name()).join(TABLE))?;
+        Ok(AttachedJudge::new(program, rules, ifindex, constants))
     }
 
     /// Detaches the TCX links of a source and drops its pins.
@@ -230,7 +312,7 @@ impl Kernel {
         let directory = self.source_pins(ifindex);
         Direction::ALL.iter().all(|direction| match hook {
             Hook::Tcx => directory.join(source_program(*direction)).exists(),
-            Hook::Tc { .. } => directory.join(direction.name()).exists(),
+            Hook::Tc { .. } => directory.is_dir(),
         })
     }
 
@@ -302,6 +384,10 @@ impl Kernel {
     fn source_pins(&self, ifindex: u32) -> PathBuf {
         // By index: an interface name can have dots, which bpffs refuses.
         self.pins.join("sources").join(ifindex.to_string())
+    }
+
+    fn generation_pins(&self, ifindex: u32, generation: Generation) -> PathBuf {
+        self.source_pins(ifindex).join(generation.to_string())
     }
 
     fn sessions(&self) -> Result<HashMap<MapData, SessionSlot, Session>> {

@@ -10,8 +10,9 @@ use aya::maps::MapData;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 use aya_obj::maps::{LegacyMap, bpf_map_def};
 use aya_obj::{EbpfSectionKind, Map};
+use mirror_common::table::RuleEntry;
 
-use super::{TABLE, failed};
+use super::{TABLE, failed, open};
 use crate::error::{Error, Kind, Result};
 
 /// Makes the map, fills it and pins it at `pin`.
@@ -35,28 +36,53 @@ pub(super) fn create(table: &[u64], pin: &Path) -> Result<()> {
         data: Vec::new(),
     });
     let map = MapData::create(map, TABLE, None).map_err(|error| failed(&what)(&error))?;
-    write(map.fd().as_fd(), table).map_err(|error| Error::failed(&what, &error))?;
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map.fd().as_fd(), table.as_ptr().cast_mut().cast())
+        .map_err(|error| Error::failed(&what, &error))?;
     map.pin(pin).map_err(|error| failed(format_args!("pin map {}", pin.display()))(&error))
 }
 
-/// Writes the one value of the map.
-fn write(map: BorrowedFd<'_>, table: &[u64]) -> io::Result<()> {
+/// The rules of the pinned map, in the order of evaluation.
+pub(super) fn rules(pin: &Path) -> Result<Vec<RuleEntry>> {
+    let what = format!("read map {}", pin.display());
+    let map = open(pin)?;
+    let size = map.info().map_err(|error| failed(&what)(&error))?.value_size() as usize;
+    // The kernel copies whole values, so there must be room for one.
+    let mut table = vec![0u64; size.div_ceil(size_of::<u64>())];
+    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map.fd().as_fd(), table.as_mut_ptr().cast())
+        .map_err(|error| Error::failed(&what, &error))?;
+    let halves = |word: u64| {
+        let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+        ([a, b, c, d], [e, f, g, h])
+    };
+    let (offset, count) = halves(table.first().copied().unwrap_or(0));
+    let first = u32::from_ne_bytes(offset) as usize / size_of::<u64>();
+    let rules = table
+        .get(first..first + u32::from_ne_bytes(count) as usize)
+        .ok_or_else(|| Error::new(Kind::Failed, &what, "its header says that rules are behind its end"))?;
+    let entry = |word: &u64| {
+        let (slot, [a, b, c, d]) = halves(*word);
+        RuleEntry {
+            slot: u32::from_ne_bytes(slot),
+            resume: u16::from_ne_bytes([a, b]),
+            number: u16::from_ne_bytes([c, d]),
+        }
+    };
+    Ok(rules.iter().map(entry).collect())
+}
+
+/// Reads or writes the one value of the map, which is as long as what `value` points to.
+fn element(command: bpf_cmd, map: BorrowedFd<'_>, value: *mut u8) -> io::Result<()> {
     let key = 0u32;
     // SAFETY: a union of plain integers: all zeros is a value of it.
     let mut attributes: bpf_attr = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: writing fields of a union of plain integers.
-    let update = unsafe { &mut attributes.__bindgen_anon_2 };
-    update.map_fd = map.as_raw_fd() as u32;
-    update.key = (&raw const key) as u64;
-    update.__bindgen_anon_1.value = table.as_ptr() as u64;
-    // SAFETY: `key` and `table` are as long as the map's key and value (`create`), and outlive the call.
-    let code = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_MAP_UPDATE_ELEM as libc::c_long,
-            &raw const attributes,
-            size_of::<bpf_attr>(),
-        )
-    };
+    let fields = unsafe { &mut attributes.__bindgen_anon_2 };
+    fields.map_fd = map.as_raw_fd() as u32;
+    fields.key = (&raw const key) as u64;
+    fields.__bindgen_anon_1.value = value as u64;
+    // SAFETY: `key` and what `value` points to are as long as the map's key and value (the two callers see to it), and
+    // outlive the call; only a lookup writes to it, and its caller has lent it mutably.
+    let code =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw const attributes, size_of::<bpf_attr>()) };
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
