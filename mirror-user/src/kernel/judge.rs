@@ -9,7 +9,8 @@ use mirror_common::session::SessionSlot;
 use mirror_common::table::{RuleEntry, Verdict};
 
 use super::{
-    Constants, TABLE, create_directory, failed, load, loaded_program, program, remove_pins, source_program, table,
+    Constants, Load, TABLE, create_directory, failed, load_one, loaded_program, program, remove_pins, source_program,
+    table,
 };
 use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
@@ -28,7 +29,8 @@ impl Judge {
         let pin = directory.join(TABLE);
         table::create(&policy.table, &pin)?;
         let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
-        let mut programs = load(constants, NO_INTERFACE, policy, &[(TABLE, pin)])?;
+        let load = Load { constants, source_ifindex: NO_INTERFACE, policy, maps: vec![(TABLE, pin)] };
+        let mut programs = load_one(&load)?;
         program(&mut programs, source_program(Direction::Ingress))?;
         remove_pins(directory)?;
         Ok(Self { programs })

@@ -73,6 +73,17 @@ pub struct Constants {
 /// The policies of a source are numbered: each change makes a new generation.
 pub type Generation = u64;
 
+/// A generation that is to be built.
+#[derive(Clone, Copy, Debug)]
+pub struct NewGeneration<'a> {
+    /// The source.
+    pub ifindex: u32,
+    /// Its number.
+    pub generation: Generation,
+    /// Its policies.
+    pub policies: &'a Policies,
+}
+
 /// The loaded programs of a source, by direction.
 #[derive(Debug)]
 pub struct BuiltPolicies {
@@ -128,7 +139,8 @@ impl Kernel {
         create_directory(&building)?;
         create_directory(&building.join("sources"))?;
         let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
-        let mut programs = load(constants, 0, &compile::Policy::default(), &maps)?;
+        let policy = compile::Policy::default();
+        let mut programs = load_one(&Load { constants, source_ifindex: 0, policy: &policy, maps: maps.into() })?;
         let program = program(&mut programs, TAP_PROGRAM)?;
         #[cfg(feature = "log")]
         program
@@ -170,34 +182,41 @@ impl Kernel {
         absent_is_fine(self.session_counters()?.remove(&slot))
     }
 
-    /// Loads the programs of a source for a generation of its policies, and pins them with their maps. Nothing is
-    /// attached; a generation of that number, left by a crash, is replaced.
-    pub fn build(
-        &self,
-        ifindex: u32,
-        generation: Generation,
-        constants: Constants,
-        policies: &Policies,
-    ) -> Result<BuiltPolicies> {
-        let source = self.source_pins(ifindex);
-        let directory = self.generation_pins(ifindex, generation);
-        remove_pins(&directory)?;
-        let built = Direction::ALL.map(|direction| -> Result<Ebpf> {
-            let policy = policies.of(direction);
-            let directory = directory.join(direction.name());
-            create_directory(&directory)?;
-            table::create(&policy.table, &directory.join(TABLE))?;
-            let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
-            maps.push((SOURCE_COUNTERS, source.join(SOURCE_COUNTERS)));
-            maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-            let mut programs = load(constants, ifindex, policy, &maps)?;
-            let program = program(&mut programs, source_program(direction))?;
+    /// Loads the programs of sources for new generations of their policies, and pins them with their maps. Nothing is
+    /// attached; a generation of that number, left by a crash, is replaced. After an error pins are left.
+    pub fn build(&self, constants: Constants, wanted: &[NewGeneration<'_>]) -> Result<Vec<BuiltPolicies>> {
+        let mut loads = Vec::new();
+        for &NewGeneration { ifindex, generation, policies } in wanted {
+            let directory = self.generation_pins(ifindex, generation);
+            remove_pins(&directory)?;
+            for direction in Direction::ALL {
+                let directory = directory.join(direction.name());
+                create_directory(&directory)?;
+                let policy = policies.of(direction);
+                table::create(&policy.table, &directory.join(TABLE))?;
+                let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
+                maps.push((SOURCE_COUNTERS, self.source_pins(ifindex).join(SOURCE_COUNTERS)));
+                maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
+                loads.push((Load { constants, source_ifindex: ifindex, policy, maps }, direction, directory));
+            }
+        }
+        let loaded = load(loads.iter().map(|(load, ..)| load))?;
+        let mut programs = Vec::new();
+        for (mut object, (_, direction, directory)) in loaded.into_iter().zip(&loads) {
+            let program = program(&mut object, source_program(*direction))?;
             let pin = directory.join(PROGRAM);
             program.pin(&pin).map_err(|error| failed(format_args!("pin kernel program {}", pin.display()))(&error))?;
-            Ok(programs)
-        });
-        let [ingress, egress] = built;
-        Ok(BuiltPolicies { ifindex, programs: [ingress?, egress?] })
+            programs.push(object);
+        }
+        let mut programs = programs.into_iter();
+        let mut pair = || programs.next().zip(programs.next());
+        Ok(wanted
+            .iter()
+            .filter_map(|wanted| {
+                let (ingress, egress) = pair()?;
+                Some(BuiltPolicies { ifindex: wanted.ifindex, programs: [ingress, egress] })
+            })
+            .collect())
     }
 
     /// Attaches the programs of a source that has none.
@@ -399,27 +418,41 @@ impl Kernel {
     }
 }
 
-/// Loads the object with its maps pinned at, or taken from, the paths.
-fn load(
+/// What the object file is loaded with.
+struct Load<'a> {
     constants: Constants,
     source_ifindex: u32,
-    policy: &compile::Policy,
-    maps: &[(&'static str, PathBuf)],
-) -> Result<Ebpf> {
-    let fib_tells_source = u8::from(constants.fib_tells_source);
+    policy: &'a compile::Policy,
+    /// Where maps are pinned, or taken from if they are there.
+    maps: Vec<(&'static str, PathBuf)>,
+}
+
+/// Reads the object file once for each load. Its programs are not in the kernel yet, its maps are.
+fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>) -> Result<Vec<Ebpf>> {
+    let loads: Vec<_> = loads.into_iter().map(|load| (load, u8::from(load.constants.fib_tells_source))).collect();
+    // One loader for all: a new one reads the type information of the kernel (5 MB, tens of milliseconds), which
+    // nothing here needs. No program looks into the kernel's structures.
     let mut loader = EbpfLoader::new();
-    // No program here looks into the kernel's structures, so its type information need not be read (5 MB).
     loader.btf(None);
-    loader.override_global("TAP_IFINDEX", &constants.tap_ifindex, true);
-    loader.override_global("FIB_TELLS_SOURCE", &fib_tells_source, true);
-    loader.override_global("SOURCE_IFINDEX", &source_ifindex, true);
-    loader.override_global("SHAPE", &policy.shape, true);
-    // A map has one entry at least.
-    loader.map_max_entries(RULE_COUNTERS, policy.places.len().max(1) as u32);
-    for (map, path) in maps {
-        loader.map_pin_path(map, path.as_path());
+    let mut loaded = Vec::new();
+    for (load, fib_tells_source) in &loads {
+        loader.override_global("TAP_IFINDEX", &load.constants.tap_ifindex, true);
+        loader.override_global("FIB_TELLS_SOURCE", fib_tells_source, true);
+        loader.override_global("SOURCE_IFINDEX", &load.source_ifindex, true);
+        loader.override_global("SHAPE", &load.policy.shape, true);
+        // A map has one entry at least.
+        loader.map_max_entries(RULE_COUNTERS, load.policy.places.len().max(1) as u32);
+        for (map, path) in &load.maps {
+            loader.map_pin_path(map, path.as_path());
+        }
+        loaded.push(loader.load(PROGRAMS).map_err(|error| failed("load kernel programs")(&error))?);
     }
-    loader.load(PROGRAMS).map_err(|error| failed("load kernel programs")(&error))
+    Ok(loaded)
+}
+
+/// As [`load`], for one.
+fn load_one(load: &Load<'_>) -> Result<Ebpf> {
+    self::load([load])?.pop().ok_or_else(|| Error::new(Kind::Failed, "load kernel programs", "nothing was loaded"))
 }
 
 /// The program `name`, loaded into the kernel.

@@ -21,7 +21,7 @@ use crate::definitions::Definitions;
 use crate::error::{Error, Kind, Result};
 use crate::host;
 use crate::instance::Instance;
-use crate::kernel::{self, BuiltPolicies, Constants, Kernel};
+use crate::kernel::{self, Constants, Kernel, NewGeneration};
 use crate::links::{Destination, Link, Links};
 use crate::model::{Endpoint, InterfaceName};
 use crate::resolvers;
@@ -330,7 +330,7 @@ fn change_kernel(
         kernel.add_session(session.slot, kernel_session(session, *source_address))?;
     }
     // All are built before one is attached: most of what can fail has failed by then.
-    let mut built: Vec<BuiltPolicies> = Vec::new();
+    let mut wanted = Vec::new();
     for change in changes {
         let generation = next_generation(&kernel, state, change)?;
         let source = &state.sources[change.known.expect("announced")];
@@ -338,8 +338,9 @@ fn change_kernel(
             true => Done::Built(change.interface.clone(), generation),
             false => Done::Begun(source.clone()),
         });
-        built.push(kernel.build(change.interface.index, generation, constants(&tap), &change.plan.policies)?);
+        wanted.push(NewGeneration { ifindex: change.interface.index, generation, policies: &change.plan.policies });
     }
+    let mut built = kernel.build(constants(&tap), &wanted)?;
     for (change, built) in changes.iter().zip(&mut built) {
         let source = &state.sources[change.known.expect("announced")];
         if !source.attached {
