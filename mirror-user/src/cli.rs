@@ -4,9 +4,12 @@ pub mod definitions;
 
 use std::path::PathBuf;
 
+use mirror_common::policy::Direction;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::{Endpoint, InterfaceName, PacketLength, SessionNumber, Vni};
+use crate::question::flow::Flow;
 
 /// Traffic mirroring in the kernel: copies of an interface's packets, wrapped in VXLAN, sent to a target.
 #[derive(Debug, Parser)]
@@ -64,6 +67,8 @@ pub enum Command {
     Status,
     /// Counters per source, session and skip reason
     Stats(Stats),
+    /// The verdict on a packet, asked of the kernel: the programs and maps that are attached
+    Explain(Explain),
     /// Receive copies, decapsulate them, print them or write pcapng
     Capture(Capture),
     /// Check this host: kernel, features, bpffs, capabilities
@@ -128,6 +133,35 @@ pub struct Stats {
     /// Print again every second, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The source
+    #[arg(long, value_name = "IFACE")]
+    pub source: InterfaceName,
+    /// Which way the packet goes
+    #[arg(long, value_parser = definitions::direction_parser())]
+    pub direction: Direction,
+    /// What to ask about
+    #[command(flatten)]
+    pub question: Question,
+}
+
+/// What `explain` is asked about.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Question {
+    /// A packet in hexadecimal digits, from its Ethernet header; blanks and colons between bytes don't count
+    #[arg(long, value_name = "HEX")]
+    pub packet: Option<String>,
+    /// Every packet of a pcap or pcapng file, or of standard input with -
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// A packet in words: 'tcp 10.0.0.1:1234 > 10.0.0.2:80', 'udp [2001:db8::1]:53 > [2001:db8::2]:5353', 'icmp 10.0.0.1 > 10.0.0.2'
+    #[arg(long, value_name = "FLOW")]
+    pub flow: Option<Flow>,
 }
 
 /// Arguments of `capture`.

@@ -13,6 +13,7 @@ pub mod links;
 pub mod model;
 pub mod offloads;
 pub mod pcapng;
+pub mod question;
 pub mod reconcile;
 pub mod resolvers;
 pub mod state;

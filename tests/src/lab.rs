@@ -360,6 +360,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Sends a frame, a page long or longer, as a packet of which only the first `linear` bytes are in the linear part.
+    pub fn inject_non_linear(&self, at: Station, frame: &Frame, linear: u16) -> Result<()> {
+        let socket = self.namespace_of(at).enter(|| PacketSocket::open(at.interface, Listen::Nothing))?;
+        socket.send_non_linear(frame, linear)
+    }
+
     /// A little of everything between the generator and the host, both ways, over IPv4 and IPv6: TCP, UDP and ICMP
     /// echo, content verified.
     pub fn small_talk(&self) -> Result<()> {

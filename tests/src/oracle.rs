@@ -25,7 +25,9 @@ pub enum Verdict {
     Service(usize),
     /// The session at this place, because the frame is not IP.
     NonIp(usize),
-    /// Nobody.
+    /// Nobody; the session at this place was the last that rejected it, by this rule.
+    Rejected(usize, RuleNumber),
+    /// Nobody, and no rule matches.
     None,
 }
 
@@ -47,18 +49,19 @@ pub fn judge(sessions: &[Session], frame: &[u8]) -> Verdict {
     let Some(packet) = dissect(frame) else {
         return sessions.iter().position(|session| session.mirror_non_ip).map_or(Verdict::None, Verdict::NonIp);
     };
+    let mut verdict = Verdict::None;
     for (place, session) in sessions.iter().enumerate() {
         if session.dns.iter().any(|resolver| is_dns(&packet, *resolver)) {
             return Verdict::Service(place);
         }
         let first = session.rules.iter().filter(|rule| matches(rule, &packet)).min_by_key(|rule| rule.number.get());
-        if let Some(rule) = first
-            && rule.action == Action::Accept
-        {
-            return Verdict::Rule(place, rule.number);
+        match first {
+            Some(rule) if rule.action == Action::Accept => return Verdict::Rule(place, rule.number),
+            Some(rule) => verdict = Verdict::Rejected(place, rule.number),
+            None => {}
         }
     }
-    Verdict::None
+    verdict
 }
 
 fn is_dns(packet: &Packet, resolver: IpAddr) -> bool {
@@ -198,6 +201,36 @@ mod tests {
         assert_eq!(dissect(&frame(&[tag, ethertype, &IPV4, &UDP])), Some(packet));
         assert_eq!(dissect(&frame(&[service, tag, ethertype, &IPV4, &UDP])), Some(packet));
         assert_eq!(dissect(&frame(&[service, tag, tag, ethertype, &IPV4, &UDP])), None);
+    }
+
+    #[test]
+    fn the_last_session_to_reject_is_told_unless_another_accepts() {
+        let any = "0.0.0.0/0".parse().expect("a network");
+        let rule = |number: u64, action, protocol| Rule {
+            number: RuleNumber::try_from(number).expect("a rule number"),
+            direction: mirror_common::policy::Direction::Ingress,
+            action,
+            protocol,
+            addresses: Addresses::V4 { source: any, destination: any },
+            source_ports: None,
+            destination_ports: None,
+            description: None,
+        };
+        let session = |rules: &[Rule]| Session { rules: rules.to_vec(), dns: vec![], mirror_non_ip: true };
+        let (reject, other) = (rule(7, Action::Reject, None), rule(3, Action::Reject, Some(6)));
+        let frame = frame(&[&[8, 0], &IPV4, &UDP]);
+        let judged = |sessions: &[Session]| judge(sessions, &frame);
+        let number = reject.number;
+        assert_eq!(judged(&[session(&[])]), Verdict::None);
+        assert_eq!(judged(&[session(std::slice::from_ref(&other))]), Verdict::None);
+        assert_eq!(judged(&[session(&[reject.clone(), other.clone()])]), Verdict::Rejected(0, number));
+        let rejects = session(&[reject.clone()]);
+        assert_eq!(
+            judged(&[rejects.clone(), session(&[]), rejects.clone(), session(&[other])]),
+            Verdict::Rejected(2, number)
+        );
+        let accepts = session(&[rule(9, Action::Accept, None)]);
+        assert_eq!(judged(&[rejects, accepts.clone()]), Verdict::Rule(1, accepts.rules[0].number));
     }
 
     #[test]

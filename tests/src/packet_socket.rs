@@ -90,7 +90,21 @@ impl PacketSocket {
     /// Sends `frame` as it is.
     pub fn send(&self, frame: &Frame) -> Result<()> {
         // An empty header in front: nothing is left to the device.
-        let mut packet = vec![0; VNET_HEADER];
+        self.send_behind([0; VNET_HEADER], frame)
+    }
+
+    /// Sends `frame` as a packet whose first `linear` bytes, 14 or more, are all that is in its linear part.
+    ///
+    /// The kernel does as it is told for what is a page long or longer (net/packet/af_packet.c, `packet_alloc_skb`).
+    pub fn send_non_linear(&self, frame: &Frame, linear: u16) -> Result<()> {
+        let mut header = [0; VNET_HEADER];
+        // `hdr_len`, in host order.
+        header[2..4].copy_from_slice(&linear.to_ne_bytes());
+        self.send_behind(header, frame)
+    }
+
+    fn send_behind(&self, header: [u8; VNET_HEADER], frame: &Frame) -> Result<()> {
+        let mut packet = header.to_vec();
         packet.extend_from_slice(frame.bytes());
         // SAFETY: the pointer and the length are those of `packet`.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };

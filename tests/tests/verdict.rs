@@ -53,7 +53,12 @@ fn compile(sessions: &[Session]) -> Result<Policy> {
 /// The kernel's answer in the oracle's words.
 fn translate(answer: Answer, policy: &Policy, sessions: &[Session]) -> Verdict {
     match answer {
-        Answer::None | Answer::Rejected(_) => Verdict::None,
+        Answer::None => Verdict::None,
+        Answer::Rejected(place) => {
+            let place = policy.places[place as usize];
+            let rule = place.rule.expect("a network service rejects nothing");
+            Verdict::Rejected(place.session, rule)
+        }
         // Slots are indexes here (`compile` above).
         Answer::NonIp(slot) => Verdict::NonIp(slot as usize),
         Answer::Rule(place) => {
@@ -69,7 +74,7 @@ fn the_kernel_judges_as_the_oracle_does() -> Result<()> {
     let pin = lab.bpffs().context("the lab has a bpffs")?.join("judge");
     let (policies, frames) = amount();
     let seed = seed();
-    let mut verdicts = [0usize; 4];
+    let mut verdicts = [0usize; 5];
     for number in 0..policies {
         let mut random = Random::new(seed.wrapping_add(number as u64));
         // Most policies are small and dense; some have rules by the hundreds, some sessions by the dozen.
@@ -94,12 +99,13 @@ fn the_kernel_judges_as_the_oracle_does() -> Result<()> {
                 Verdict::Rule(..) => 1,
                 Verdict::Service(_) => 2,
                 Verdict::NonIp(_) => 3,
+                Verdict::Rejected(..) => 4,
             }] += 1;
         }
     }
-    let [none, rule, service, non_ip] = verdicts;
+    let [none, rule, service, non_ip, rejected] = verdicts;
     println!(
-        "{policies} policies, {frames} frames each, seed {seed}: {rule} by a rule, {service} DNS, {non_ip} not IP, {none} by nobody"
+        "{policies} policies, {frames} frames each, seed {seed}: {rule} by a rule, {service} DNS, {non_ip} not IP, {rejected} rejected, {none} by nobody"
     );
     ensure!(
         policies * frames < 100_000 || verdicts.iter().all(|count| *count > policies * frames / 1_000),

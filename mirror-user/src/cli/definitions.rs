@@ -403,7 +403,7 @@ fn parse_protocol(text: &str) -> Result<Protocol, InvalidValue> {
     protocol::parse(text).map(Protocol)
 }
 
-fn direction_parser() -> impl TypedValueParser<Value = Direction> {
+pub(super) fn direction_parser() -> impl TypedValueParser<Value = Direction> {
     PossibleValuesParser::new(Direction::ALL.map(Direction::name)).try_map(|text| parse_direction(&text))
 }
 

@@ -6,6 +6,7 @@ mod capture;
 mod change;
 mod detach;
 mod doctor;
+mod explain;
 mod export;
 mod filter;
 #[cfg(feature = "log")]
@@ -18,10 +19,12 @@ mod status;
 mod tag;
 mod target;
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
 
 /// Does what the command line says.
@@ -41,9 +44,23 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Stats(arguments) => stats::run(&instance, &cli.global, arguments),
         #[cfg(feature = "log")]
         Command::Log => log::run(&instance),
+        Command::Explain(arguments) => explain::run(&instance, &cli.global, arguments),
         Command::Capture(arguments) => capture::run(arguments, cli.global.json),
         Command::Doctor => doctor::run(cli.global.json),
     }
+}
+
+/// Reads from the kernel; again if a change of policy took away what was being read.
+fn steadily<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    const ATTEMPTS: u32 = 5;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 1..ATTEMPTS {
+        match read() {
+            Err(error) if error.kind() == Kind::Failed => std::thread::sleep(PAUSE),
+            read => return read,
+        }
+    }
+    read()
 }
 
 /// Prints a document on standard output: as JSON, or in words.

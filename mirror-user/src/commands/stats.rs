@@ -12,7 +12,7 @@ use tabled::settings::Style;
 
 use crate::cli::{Global, Stats};
 use crate::commands::change::load;
-use crate::commands::print;
+use crate::commands::{print, steadily};
 use crate::definitions::Definitions;
 use crate::definitions::id::FilterId;
 use crate::definitions::text::Name;
@@ -68,7 +68,7 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Stats) -> Re
     host::require_root("show stats")?;
     let links = Links::open()?;
     loop {
-        let document = read_steadily(instance, &links)?;
+        let document = steadily(|| read(instance, &links))?;
         print(global.json, &document, || words(&document))?;
         if !arguments.watch {
             return Ok(());
@@ -76,18 +76,6 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Stats) -> Re
         std::thread::sleep(Duration::from_secs(1));
         if !global.json {
             println!();
-        }
-    }
-}
-
-/// Reads the counters; again if a change of policy took them away while they were read.
-fn read_steadily(instance: &Instance, links: &Links) -> Result<Document> {
-    let mut attempts = 5;
-    loop {
-        attempts -= 1;
-        match read(instance, links) {
-            Err(_) if attempts > 0 => std::thread::sleep(Duration::from_millis(20)),
-            read => return read,
         }
     }
 }

@@ -66,8 +66,8 @@ pub enum Answer {
 }
 
 impl AttachedJudge {
-    pub(super) fn new(program: SchedClassifier, rules: Vec<RuleEntry>, ifindex: u32, constants: Constants) -> Self {
-        let elsewhere = if ifindex == LOOPBACK { constants.tap_ifindex } else { LOOPBACK };
+    pub(super) fn new(program: SchedClassifier, rules: Vec<RuleEntry>, ifindex: u32, tap_ifindex: u32) -> Self {
+        let elsewhere = if ifindex == LOOPBACK { tap_ifindex } else { LOOPBACK };
         Self { program, rules, elsewhere }
     }
 

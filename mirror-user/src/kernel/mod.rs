@@ -314,11 +314,11 @@ impl Kernel {
         ifindex: u32,
         generation: Generation,
         direction: Direction,
-        constants: Constants,
+        tap_ifindex: u32,
     ) -> Result<AttachedJudge> {
         let program = self.pinned_program(ifindex, direction, generation)?;
         let rules = table::rules(&self.generation_pins(ifindex, generation).join(direction.name()).join(TABLE))?;
-        Ok(AttachedJudge::new(program, rules, ifindex, constants))
+        Ok(AttachedJudge::new(program, rules, ifindex, tap_ifindex))
     }
 
     /// Detaches the TCX links of a source and drops its pins.
