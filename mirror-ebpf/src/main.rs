@@ -22,6 +22,7 @@ mod send;
 mod source;
 mod table;
 mod tap;
+mod trace;
 mod vlan;
 mod wire;
 
@@ -45,6 +46,13 @@ fn mirror_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 fn mirror_egress(ctx: TcContext) -> i32 {
     source::observe(&Packet::new(&ctx), Direction::Egress);
+    TCX_NEXT
+}
+
+/// At the source, in front of the others, while somebody traces.
+#[classifier]
+fn mirror_trace(ctx: TcContext) -> i32 {
+    trace::report(&Packet::new(&ctx));
     TCX_NEXT
 }
 

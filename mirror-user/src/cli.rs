@@ -69,6 +69,8 @@ pub enum Command {
     Stats(Stats),
     /// The verdict on a packet, asked of the kernel: the programs and maps that are attached
     Explain(Explain),
+    /// Verdicts of live packets as they happen; costs nothing when it doesn't run
+    Trace(Trace),
     /// Receive copies, decapsulate them, print them or write pcapng
     Capture(Capture),
     /// Check this host: kernel, features, bpffs, capabilities
@@ -162,6 +164,20 @@ pub struct Question {
     /// A packet in words: 'tcp 10.0.0.1:1234 > 10.0.0.2:80', 'udp [2001:db8::1]:53 > [2001:db8::2]:5353', 'icmp 10.0.0.1 > 10.0.0.2'
     #[arg(long, value_name = "FLOW")]
     pub flow: Option<Flow>,
+}
+
+/// Arguments of `trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// The source
+    #[arg(value_name = "IFACE")]
+    pub interface: InterfaceName,
+    /// Only packets that go this way
+    #[arg(long, value_parser = definitions::direction_parser())]
+    pub direction: Option<Direction>,
+    /// Stop after N verdicts
+    #[arg(short = 'c', long = "count", value_name = "N")]
+    pub count: Option<u64>,
 }
 
 /// Arguments of `capture`.

@@ -88,6 +88,11 @@ impl Instance {
         fnv1a(self.name.as_bytes()) | 1
     }
 
+    /// The handle of `trace`'s filters in a clsact qdisc, where there is no TCX.
+    pub fn trace_filter_handle(&self) -> u32 {
+        fnv1a(format!("trace {}", self.name).as_bytes()) | 1
+    }
+
     /// The name where it fits an interface name, else a hash of it.
     fn short_name(&self) -> String {
         if self.name.len() <= SHORT_NAME_MAX {

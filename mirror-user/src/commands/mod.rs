@@ -14,10 +14,14 @@ mod log;
 mod resource;
 mod rule;
 mod session;
+mod signals;
 mod stats;
 mod status;
 mod tag;
 mod target;
+mod time;
+mod trace;
+mod verdict;
 
 use std::time::Duration;
 
@@ -45,6 +49,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         #[cfg(feature = "log")]
         Command::Log => log::run(&instance),
         Command::Explain(arguments) => explain::run(&instance, &cli.global, arguments),
+        Command::Trace(arguments) => trace::run(&instance, &cli.global, arguments),
         Command::Capture(arguments) => capture::run(arguments, cli.global.json),
         Command::Doctor => doctor::run(cli.global.json),
     }

@@ -68,6 +68,33 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Attaches a loaded program in front of all others, for as long as the value lives: with TCX the kernel sees to it
+/// that it goes with this process, however that ends.
+pub(super) fn attach_for_now(
+    program: &mut SchedClassifier,
+    interface: &Link,
+    direction: Direction,
+    tcx: bool,
+    instance: &Instance,
+) -> Result<SchedClassifierLink> {
+    let what = format!("attach to {} of {}", direction.name(), interface.name);
+    let options = if tcx {
+        TcAttachOptions::TcxOrder(LinkOrder::first())
+    } else {
+        add_clsact(&interface.name).map_err(|error| failed(format_args!("{what}: add clsact qdisc"))(&error))?;
+        // The kernel puts a new filter behind those of its priority.
+        TcAttachOptions::Netlink(NlOptions {
+            priority: PRIORITY,
+            handle: TcHandle::from(instance.trace_filter_handle()),
+            classid: None,
+        })
+    };
+    program
+        .attach_with_options(&interface.name, attach_type(direction), options)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| failed(&what)(&error))
+}
+
 /// Puts a loaded program in the place of the one that is attached, in one step.
 pub(super) fn replace(
     program: &mut SchedClassifier,
@@ -112,13 +139,16 @@ fn add_clsact(interface: &str) -> std::result::Result<(), TcError> {
 
 /// Removes this instance's filters from an interface; none is no error.
 pub fn remove_filters(interface: &Link, instance: &Instance) -> Result<()> {
-    for direction in Direction::ALL {
+    let handles = [instance.filter_handle(), instance.trace_filter_handle()];
+    for (direction, handle) in
+        Direction::ALL.into_iter().flat_map(|direction| handles.map(|handle| (direction, handle)))
+    {
         let what = format!("detach from {} of {}", direction.name(), interface.name);
         let link = SchedClassifierLink::attached(
             &interface.name,
             attach_type(direction),
             PRIORITY,
-            TcHandle::from(instance.filter_handle()),
+            TcHandle::from(handle),
             None,
         )
         .map_err(|error| Error::failed(&what, &error))?;

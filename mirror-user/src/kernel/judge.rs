@@ -26,10 +26,15 @@ impl Judge {
     pub fn load(policy: &Policy, directory: &Path) -> Result<Self> {
         remove_pins(directory)?;
         create_directory(directory)?;
-        let pin = directory.join(TABLE);
-        table::create(&policy.table, &pin)?;
+        table::create(policy, directory)?;
         let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
-        let load = Load { constants, source_ifindex: NO_INTERFACE, policy, maps: vec![(TABLE, pin)] };
+        let load = Load {
+            constants,
+            source_ifindex: NO_INTERFACE,
+            policy,
+            maps: vec![(TABLE, directory.join(TABLE))],
+            ring_bytes: None,
+        };
         let mut programs = load_one(&load)?;
         program(&mut programs, source_program(Direction::Ingress))?;
         remove_pins(directory)?;
@@ -73,20 +78,24 @@ impl AttachedJudge {
 
     /// The verdict on a frame, which begins with its Ethernet header.
     pub fn verdict(&self, frame: &[u8]) -> Result<Answer> {
+        Answer::new(ask(&self.program, frame, self.elsewhere)?, &self.rules)
+    }
+}
+
+impl Answer {
+    /// `verdict` of a program that goes by `rules`.
+    pub(super) fn new(verdict: Verdict, rules: &[RuleEntry]) -> Result<Self> {
         let rule = |place: u32| {
-            self.rules.get(place as usize).copied().ok_or_else(|| {
-                Error::new(
-                    Kind::Failed,
-                    "ask the kernel for a verdict",
-                    format_args!("it names rule {place} of {}", self.rules.len()),
-                )
+            rules.get(place as usize).copied().ok_or_else(|| {
+                let why = format!("it names rule {place} of {}", rules.len());
+                Error::new(Kind::Failed, "ask the kernel for a verdict", why)
             })
         };
-        Ok(match ask(&self.program, frame, self.elsewhere)? {
-            Verdict::Rule(place) => Answer::Rule(rule(place)?),
-            Verdict::NonIp(slot) => Answer::NonIp(slot),
-            Verdict::Rejected(place) => Answer::Rejected(rule(place)?),
-            Verdict::None => Answer::None,
+        Ok(match verdict {
+            Verdict::Rule(place) => Self::Rule(rule(place)?),
+            Verdict::NonIp(slot) => Self::NonIp(slot),
+            Verdict::Rejected(place) => Self::Rejected(rule(place)?),
+            Verdict::None => Self::None,
         })
     }
 }

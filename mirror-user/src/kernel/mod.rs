@@ -11,6 +11,7 @@ mod hook;
 mod judge;
 mod link;
 mod table;
+mod trace;
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -29,6 +30,7 @@ use mirror_common::table::RuleEntry;
 pub use self::grace::wait_for_runs;
 pub use self::hook::{remove_filters, remove_qdisc};
 pub use self::judge::{Answer, AttachedJudge, Judge};
+pub use self::trace::{Seen, Tracer};
 use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
@@ -45,11 +47,15 @@ const INSTANCE_MAPS: [&str; 3] = [SESSIONS, SESSION_COUNTERS, SKIPPED];
 const SOURCE_COUNTERS: &str = "SOURCE_COUNTERS";
 
 const TABLE: &str = "TABLE";
+const SHAPE: &str = "SHAPE";
 const RULE_COUNTERS: &str = "RULE_COUNTERS";
 const POLICY_MAPS: [&str; 2] = [TABLE, RULE_COUNTERS];
 
 /// The pin of a source program in the directory of its generation.
 const PROGRAM: &str = "program";
+const TRACE_PROGRAM: &str = "mirror_trace";
+const TRACE: &str = "TRACE";
+const TRACE_LOST: &str = "TRACE_LOST";
 const TAP_PROGRAM: &str = "mirror_tap";
 const TAP_LINK: &str = "tap";
 
@@ -140,7 +146,8 @@ impl Kernel {
         create_directory(&building.join("sources"))?;
         let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
         let policy = compile::Policy::default();
-        let mut programs = load_one(&Load { constants, source_ifindex: 0, policy: &policy, maps: maps.into() })?;
+        let mut programs =
+            load_one(&Load { constants, source_ifindex: 0, policy: &policy, maps: maps.into(), ring_bytes: None })?;
         let program = program(&mut programs, TAP_PROGRAM)?;
         #[cfg(feature = "log")]
         program
@@ -193,11 +200,15 @@ impl Kernel {
                 let directory = directory.join(direction.name());
                 create_directory(&directory)?;
                 let policy = policies.of(direction);
-                table::create(&policy.table, &directory.join(TABLE))?;
+                table::create(policy, &directory)?;
                 let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
                 maps.push((SOURCE_COUNTERS, self.source_pins(ifindex).join(SOURCE_COUNTERS)));
                 maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-                loads.push((Load { constants, source_ifindex: ifindex, policy, maps }, direction, directory));
+                loads.push((
+                    Load { constants, source_ifindex: ifindex, policy, maps, ring_bytes: None },
+                    direction,
+                    directory,
+                ));
             }
         }
         let loaded = load(loads.iter().map(|(load, ..)| load))?;
@@ -425,6 +436,8 @@ struct Load<'a> {
     policy: &'a compile::Policy,
     /// Where maps are pinned, or taken from if they are there.
     maps: Vec<(&'static str, PathBuf)>,
+    /// Bytes of the ring for `trace`; as few as can be where nobody traces.
+    ring_bytes: Option<u32>,
 }
 
 /// Reads the object file once for each load. Its programs are not in the kernel yet, its maps are.
@@ -442,6 +455,9 @@ fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>) -> Result<Vec<Ebpf>> 
         loader.override_global("SHAPE", &load.policy.shape, true);
         // A map has one entry at least.
         loader.map_max_entries(RULE_COUNTERS, load.policy.places.len().max(1) as u32);
+        if let Some(bytes) = load.ring_bytes {
+            loader.map_max_entries(TRACE, bytes);
+        }
         for (map, path) in &load.maps {
             loader.map_pin_path(map, path.as_path());
         }

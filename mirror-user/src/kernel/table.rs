@@ -6,20 +6,40 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use aya::maps::MapData;
+use aya::maps::{Array, MapData};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 use aya_obj::maps::{LegacyMap, bpf_map_def};
 use aya_obj::{EbpfSectionKind, Map};
-use mirror_common::table::RuleEntry;
+use mirror_common::table::{RuleEntry, Shape};
 
-use super::{TABLE, failed, open};
+use super::{SHAPE, TABLE, failed, open, typed};
+use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
 
-/// Makes the map, fills it and pins it at `pin`.
-pub(super) fn create(table: &[u64], pin: &Path) -> Result<()> {
+/// Makes the maps of a compiled policy and pins them in `directory`: the table, and its shape for who comes later.
+pub(super) fn create(policy: &Policy, directory: &Path) -> Result<()> {
     let what = format!("create map {TABLE}");
-    let value_size = u32::try_from(size_of_val(table))
+    let value_size = u32::try_from(size_of_val(policy.table.as_slice()))
         .map_err(|_| Error::new(Kind::Failed, &what, "the policy needs more than 4 GiB of tables"))?;
+    let map = array(TABLE, value_size)?;
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map.fd().as_fd(), policy.table.as_ptr().cast_mut().cast())
+        .map_err(|error| Error::failed(&what, &error))?;
+    pin(map, &directory.join(TABLE))?;
+
+    let map = array(SHAPE, size_of::<Shape>() as u32)?;
+    pin(map, &directory.join(SHAPE))?;
+    let mut array: Array<_, Shape> = typed(aya::maps::Map::Array(open(&directory.join(SHAPE))?), SHAPE)?;
+    array.set(0, policy.shape, 0).map_err(|error| failed(format_args!("write map {SHAPE}"))(&error))
+}
+
+/// The shape of the table that is pinned in `directory`.
+pub(super) fn shape(directory: &Path) -> Result<Shape> {
+    let array: Array<_, Shape> = typed(aya::maps::Map::Array(open(&directory.join(SHAPE))?), SHAPE)?;
+    array.get(&0, 0).map_err(|error| failed(format_args!("read map {SHAPE}"))(&error))
+}
+
+/// An array of one value.
+fn array(name: &str, value_size: u32) -> Result<MapData> {
     let definition = bpf_map_def {
         map_type: bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
         key_size: size_of::<u32>() as u32,
@@ -35,10 +55,11 @@ pub(super) fn create(table: &[u64], pin: &Path) -> Result<()> {
         symbol_index: None,
         data: Vec::new(),
     });
-    let map = MapData::create(map, TABLE, None).map_err(|error| failed(&what)(&error))?;
-    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map.fd().as_fd(), table.as_ptr().cast_mut().cast())
-        .map_err(|error| Error::failed(&what, &error))?;
-    map.pin(pin).map_err(|error| failed(format_args!("pin map {}", pin.display()))(&error))
+    MapData::create(map, name, None).map_err(|error| failed(format_args!("create map {name}"))(&error))
+}
+
+fn pin(map: MapData, path: &Path) -> Result<()> {
+    map.pin(path).map_err(|error| failed(format_args!("pin map {}", path.display()))(&error))
 }
 
 /// The rules of the pinned map, in the order of evaluation.

@@ -11,12 +11,10 @@ use std::io;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use self::output::{Output, Record, Stop};
 use self::socket::Socket;
 use crate::cli;
+use crate::commands::signals::{Signals, runtime};
 use crate::error::{Error, Kind, Result};
 use crate::vxlan::decapsulate;
 
@@ -58,11 +56,7 @@ pub fn run(arguments: &cli::Capture, json: bool) -> Result<()> {
             "invalid value '0' for '--count': a count must be at least 1",
         ));
     }
-    runtime()?.block_on(capture(arguments, json))
-}
-
-fn runtime() -> Result<Runtime> {
-    Builder::new_current_thread().enable_all().build().map_err(|error| Error::failed("start capture", &error))
+    runtime("capture")?.block_on(capture(arguments, json))
 }
 
 async fn capture(arguments: &cli::Capture, json: bool) -> Result<()> {
@@ -128,26 +122,6 @@ async fn receive(
     }
 }
 
-/// What asks a command to end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Error::failed("listen for signals", &error));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// How long after the first signal another one counts as the second. What starts commands for others often passes on a
 /// signal that the command has got already (timeout(1) does): two at once are one.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
@@ -155,7 +129,7 @@ const ONE_SIGNAL: Duration = Duration::from_secs(1);
 /// Ends the process at the second Ctrl-C or SIGTERM: the first isn't seen while a write waits for a reader that has
 /// stopped reading.
 fn end_at_the_second_signal() -> Result<()> {
-    let runtime = runtime()?;
+    let runtime = runtime("capture")?;
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new()?
