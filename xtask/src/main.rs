@@ -9,6 +9,7 @@ mod run;
 mod setup;
 mod step;
 mod test;
+mod verdicts;
 mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -48,6 +49,8 @@ Environment:
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Compare verdicts of the kernel with the oracle's, on random policies and packets
+    Verdicts(verdicts::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
     Vm(vm::Options),
     /// Check the formatting and run clippy, warnings being errors
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Cmd::Setup => setup::ensure(setup::Stage::Lab).map(|_| ExitCode::SUCCESS),
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
+        Cmd::Verdicts(options) => verdicts::run(&options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Lint => lint::run(),
         Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),

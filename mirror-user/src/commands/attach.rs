@@ -152,7 +152,7 @@ fn accept_all() -> impl Iterator<Item = Rule> {
         (2, Addresses::V6 { source: Default::default(), destination: Default::default() }),
     ];
     Direction::ALL.into_iter().flat_map(move |direction| {
-        families.clone().into_iter().map(move |(number, addresses)| Rule {
+        families.into_iter().map(move |(number, addresses)| Rule {
             number: RuleNumber::try_from(number).expect("1 and 2 are rule numbers"),
             direction,
             action: Action::Accept,

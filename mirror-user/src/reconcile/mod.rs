@@ -142,7 +142,7 @@ fn changes(
     links: &Links,
 ) -> std::result::Result<Vec<Change>, Obstacle> {
     let resolvers = if wanted.filters().any(|filter| filter.network_services_dns) {
-        resolvers::of_this_host()?
+        resolvers::resolvers()?
     } else {
         Vec::new()
     };
