@@ -51,7 +51,7 @@ fn compile(sessions: &[Session]) -> Result<Policy> {
 }
 
 /// The kernel's answer in the oracle's words.
-fn translate(answer: Answer, policy: &Policy, sessions: &[Session]) -> Verdict {
+fn translate(answer: Answer, policy: &Policy) -> Verdict {
     match answer {
         Answer::None => Verdict::None,
         Answer::Rejected(place) => {
@@ -92,7 +92,7 @@ fn the_kernel_judges_as_the_oracle_does() -> Result<()> {
             let frame = policies::frame(&mut random, &sessions);
             let expected = oracle::judge(&sessions, &frame);
             let answer = judge.verdict(&frame).with_context(|| format!("MIRROR_SEED={seed}: frame {frame:02x?}"))?;
-            let answer = translate(answer, &policy, &sessions);
+            let answer = translate(answer, &policy);
             if answer != expected {
                 differences += 1;
                 if differences <= DESCRIBED {

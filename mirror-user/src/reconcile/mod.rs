@@ -141,11 +141,8 @@ fn changes(
     request: Request<'_>,
     links: &Links,
 ) -> std::result::Result<Vec<Change>, Obstacle> {
-    let resolvers = if wanted.filters().any(|filter| filter.network_services_dns) {
-        resolvers::resolvers()?
-    } else {
-        Vec::new()
-    };
+    let resolvers =
+        if wanted.filters().any(|filter| filter.network_services_dns) { resolvers::resolvers()? } else { Vec::new() };
     let mut slots = Slots::of(state);
     let mut changes = Vec::new();
     for name in wanted.sources().filter(|source| !state.detached.contains(source)) {
