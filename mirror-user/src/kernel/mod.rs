@@ -90,13 +90,6 @@ pub struct NewGeneration<'a> {
     pub policies: &'a Policies,
 }
 
-/// The loaded programs of a source, by direction.
-#[derive(Debug)]
-pub struct BuiltPolicies {
-    ifindex: u32,
-    programs: [Ebpf; DIRECTIONS as usize],
-}
-
 /// A compiled policy for each direction.
 #[derive(Clone, Debug)]
 pub struct Policies([compile::Policy; DIRECTIONS as usize]);
@@ -191,8 +184,9 @@ impl Kernel {
 
     /// Loads the programs of sources for new generations of their policies, and pins them with their maps. Nothing is
     /// attached; a generation of that number, left by a crash, is replaced. After an error pins are left.
-    pub fn build(&self, constants: Constants, wanted: &[NewGeneration<'_>]) -> Result<Vec<BuiltPolicies>> {
+    pub fn build(&self, constants: Constants, wanted: &[NewGeneration<'_>]) -> Result<()> {
         let mut loads = Vec::new();
+        let mut places = Vec::new();
         for &NewGeneration { ifindex, generation, policies } in wanted {
             let directory = self.generation_pins(ifindex, generation);
             remove_pins(&directory)?;
@@ -204,60 +198,32 @@ impl Kernel {
                 let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
                 maps.push((SOURCE_COUNTERS, self.source_pins(ifindex).join(SOURCE_COUNTERS)));
                 maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-                loads.push((
-                    Load { constants, source_ifindex: ifindex, policy, maps, ring_bytes: None },
-                    direction,
-                    directory,
-                ));
+                loads.push(Load { constants, source_ifindex: ifindex, policy, maps, ring_bytes: None });
+                places.push((direction, directory.join(PROGRAM)));
             }
         }
-        let loaded = load(loads.iter().map(|(load, ..)| load))?;
-        let mut programs = Vec::new();
-        for (mut object, (_, direction, directory)) in loaded.into_iter().zip(&loads) {
-            let program = program(&mut object, source_program(*direction))?;
-            let pin = directory.join(PROGRAM);
-            program.pin(&pin).map_err(|error| failed(format_args!("pin kernel program {}", pin.display()))(&error))?;
-            programs.push(object);
-        }
-        let mut programs = programs.into_iter();
-        let mut pair = || programs.next().zip(programs.next());
-        Ok(wanted
-            .iter()
-            .filter_map(|wanted| {
-                let (ingress, egress) = pair()?;
-                Some(BuiltPolicies { ifindex: wanted.ifindex, programs: [ingress, egress] })
-            })
-            .collect())
+        let mut places = places.into_iter();
+        load(&loads, |mut object| {
+            let Some((direction, pin)) = places.next() else { return Ok(()) };
+            let program = program(&mut object, source_program(direction))?;
+            // The pin is what keeps it: a thousand sources are more file descriptors than a process has.
+            program.pin(&pin).map_err(|error| failed(format_args!("pin kernel program {}", pin.display()))(&error))
+        })
     }
 
-    /// Attaches the programs of a source that has none.
-    pub fn attach(&self, instance: &Instance, interface: &Link, hook: Hook, built: &mut BuiltPolicies) -> Result<()> {
-        let directory = self.source_pins(built.ifindex);
+    /// Attaches the programs of a generation to a source that has none.
+    pub fn attach(&self, instance: &Instance, interface: &Link, hook: Hook, generation: Generation) -> Result<()> {
         for direction in Direction::ALL {
-            let name = source_program(direction);
-            let program = loaded_program(&mut built.programs[direction as usize], name)?;
-            hook::attach(program, interface, direction, hook, instance, &directory.join(name))?;
+            let mut program = self.pinned_program(interface.index, direction, generation)?;
+            let pin = self.source_pins(interface.index).join(source_program(direction));
+            hook::attach(&mut program, interface, direction, hook, instance, &pin)?;
         }
         Ok(())
     }
 
-    /// Puts the program of a direction in the place of the attached one, in one step: a packet is judged by the whole
-    /// old policy or the whole new one.
+    /// Puts the program of a generation in the place of the attached one, in one step: a packet is judged by the whole
+    /// policy of before or the whole one of `generation`.
     pub fn switch(
-        &self,
-        instance: &Instance,
-        interface: &Link,
-        hook: Hook,
-        direction: Direction,
-        built: &mut BuiltPolicies,
-    ) -> Result<()> {
-        let name = source_program(direction);
-        let program = loaded_program(&mut built.programs[direction as usize], name)?;
-        hook::replace(program, interface, direction, hook, instance, &self.source_pins(built.ifindex).join(name))
-    }
-
-    /// Puts the program of a generation that is pinned back in its place.
-    pub fn switch_back(
         &self,
         instance: &Instance,
         interface: &Link,
@@ -440,14 +406,14 @@ struct Load<'a> {
     ring_bytes: Option<u32>,
 }
 
-/// Reads the object file once for each load. Its programs are not in the kernel yet, its maps are.
-fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>) -> Result<Vec<Ebpf>> {
+/// Reads the object file once for each load and hands it to `use_it`, which drops what it doesn't need. Its programs are
+/// not in the kernel yet, its maps are.
+fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>, mut use_it: impl FnMut(Ebpf) -> Result<()>) -> Result<()> {
     let loads: Vec<_> = loads.into_iter().map(|load| (load, u8::from(load.constants.fib_tells_source))).collect();
     // One loader for all: a new one reads the type information of the kernel (5 MB, tens of milliseconds), which
     // nothing here needs. No program looks into the kernel's structures.
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    let mut loaded = Vec::new();
     for (load, fib_tells_source) in &loads {
         loader.override_global("TAP_IFINDEX", &load.constants.tap_ifindex, true);
         loader.override_global("FIB_TELLS_SOURCE", fib_tells_source, true);
@@ -461,14 +427,19 @@ fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>) -> Result<Vec<Ebpf>> 
         for (map, path) in &load.maps {
             loader.map_pin_path(map, path.as_path());
         }
-        loaded.push(loader.load(PROGRAMS).map_err(|error| failed("load kernel programs")(&error))?);
+        use_it(loader.load(PROGRAMS).map_err(|error| failed("load kernel programs")(&error))?)?;
     }
-    Ok(loaded)
+    Ok(())
 }
 
 /// As [`load`], for one.
 fn load_one(load: &Load<'_>) -> Result<Ebpf> {
-    self::load([load])?.pop().ok_or_else(|| Error::new(Kind::Failed, "load kernel programs", "nothing was loaded"))
+    let mut loaded = None;
+    self::load([load], |object| {
+        loaded = Some(object);
+        Ok(())
+    })?;
+    loaded.ok_or_else(|| Error::new(Kind::Failed, "load kernel programs", "nothing was loaded"))
 }
 
 /// The program `name`, loaded into the kernel.

@@ -143,7 +143,15 @@ impl Kernel {
             };
             Ok((traces, object))
         };
-        load(&loads)?.into_iter().zip(directions.iter().zip(&policies)).map(open).collect()
+        let mut places = directions.iter().zip(&policies);
+        let mut traces = Vec::new();
+        load(&loads, |object| {
+            if let Some(place) = places.next() {
+                traces.push(open((object, place))?);
+            }
+            Ok(())
+        })?;
+        Ok(traces)
     }
 }
 

@@ -337,15 +337,15 @@ fn change_kernel(
         });
         wanted.push(NewGeneration { ifindex: change.interface.index, generation, policies: &change.plan.policies });
     }
-    let mut built = kernel.build(constants(&tap), &wanted)?;
-    for (change, built) in changes.iter().zip(&mut built) {
+    kernel.build(constants(&tap), &wanted)?;
+    for (change, NewGeneration { generation, .. }) in changes.iter().zip(&wanted) {
         let source = &state.sources[change.known.expect("announced")];
         if !source.attached {
-            kernel.attach(instance, &change.interface, change.hook, built)?;
+            kernel.attach(instance, &change.interface, change.hook, *generation)?;
             continue;
         }
         for direction in Direction::ALL {
-            kernel.switch(instance, &change.interface, change.hook, direction, built)?;
+            kernel.switch(instance, &change.interface, change.hook, direction, *generation)?;
             done.push(Done::Switched(change.interface.clone(), change.hook, direction, source.generation));
         }
     }
@@ -373,7 +373,7 @@ fn undo(instance: &Instance, links: &Links, done: Vec<Done>) -> Result<()> {
             Done::Built(interface, generation) => kernel.remove_generation(interface.index, generation),
             Done::Begun(source) => remove::from_kernel(instance, links, &source),
             Done::Switched(interface, hook, direction, generation) => {
-                kernel.switch_back(instance, &interface, hook, direction, generation)
+                kernel.switch(instance, &interface, hook, direction, generation)
             }
         };
         errors.extend(undone.err());
