@@ -13,9 +13,9 @@ use std::borrow::Cow;
 pub const SHORTEST: usize = 14;
 /// The longest frame that the kernel is asked about.
 ///
-/// A test run takes a page less headroom and room for `struct skb_shared_info` (net/bpf/test_run.c, `bpf_test_init`, from
-/// Linux 6.1 to 6.18): 3,712 bytes where pages have 4 KiB and a packet has up to 17 fragments. With CONFIG_MAX_SKB_FRAGS
-/// at 45, the most there is, it is 3,264. This is below both.
+/// A test run takes a page less headroom and room for `struct skb_shared_info` (net/bpf/test_run.c, `bpf_test_init`): 3,712
+/// bytes in Linux 6.18 with pages of 4 KiB and 17 fragments a packet. With 45, the most that CONFIG_MAX_SKB_FRAGS
+/// allows, the same sum is 3,264. This is below both.
 pub const LONGEST: usize = 3072;
 
 const ETHERTYPE_AT: usize = 12;
