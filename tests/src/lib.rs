@@ -16,6 +16,7 @@ pub mod oracle;
 pub mod packet_socket;
 pub mod policies;
 pub mod process;
+pub mod properties;
 pub mod random;
 pub mod recording;
 pub mod trace;

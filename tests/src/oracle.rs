@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(judged(&[session(&[])]), Verdict::None);
         assert_eq!(judged(&[session(std::slice::from_ref(&other))]), Verdict::None);
         assert_eq!(judged(&[session(&[reject.clone(), other.clone()])]), Verdict::Rejected(0, number));
-        let rejects = session(&[reject.clone()]);
+        let rejects = session(std::slice::from_ref(&reject));
         assert_eq!(
             judged(&[rejects.clone(), session(&[]), rejects.clone(), session(&[other])]),
             Verdict::Rejected(2, number)

@@ -342,6 +342,9 @@ fn every_kind_of_packet_is_taken_for_what_it_is() -> Result<()> {
     Ok(())
 }
 
+/// A frame, and from which length on it is taken for what; below the first it is not IP.
+type Cuts<'a> = (&'static str, Vec<u8>, &'a [(usize, Taken)]);
+
 /// As `explain` asks: a frame that the kernel takes in no test run gets a tag.
 #[test]
 fn a_frame_cut_at_any_byte_is_taken_for_what_is_left_of_it() -> Result<()> {
@@ -349,8 +352,7 @@ fn a_frame_cut_at_any_byte_is_taken_for_what_is_left_of_it() -> Result<()> {
     let v6 = ipv6("60", "0014", "06", SYN);
     let options = ipv6("60", "0010", "3c", &format!("11000104 00000000 {DATAGRAM}"));
     let fragment = ipv6("60", "001c", "2c", &format!("06000001 00000007 {SYN}"));
-    // From which length on it is taken for what; it is no IP below the first.
-    let frames: [(&str, Vec<u8>, &[(usize, Taken)]); 9] = [
+    let frames: [Cuts<'_>; 9] = [
         ("UDP over IPv4", v4.clone(), &[(34, UDP), (38, UDP_PORTS)]),
         ("TCP over IPv4 with options", with_options(2), &[(34, TCP), (46, TCP_PORTS)]),
         ("ICMP", ipv4("45", "001c", "4000", "01", DATAGRAM), &[(34, protocol(1))]),

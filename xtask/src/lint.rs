@@ -34,6 +34,13 @@ pub fn run() -> Result<ExitCode> {
         }
     }
     check("check the formatting", "cargo fmt --all", build::cargo_here().args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    let fuzz = ["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"];
+    check(
+        "check the formatting of the fuzz targets",
+        "cargo fmt --manifest-path fuzz/Cargo.toml",
+        build::cargo_here().args(fuzz),
+    )?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     check("run clippy", "", build::cargo_here().args(clippy))?;
     kernel_clippy(&decision)?;

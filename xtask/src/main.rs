@@ -2,6 +2,7 @@
 
 mod build;
 mod failure;
+mod fuzz;
 mod lint;
 mod mirrorctl;
 mod privilege;
@@ -51,6 +52,8 @@ Environment:
     },
     /// Compare verdicts of the kernel with the oracle's, on random policies and packets
     Verdicts(verdicts::Options),
+    /// Feed the parsers what a fuzzer makes up
+    Fuzz(fuzz::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
     Vm(vm::Options),
     /// Check the formatting and run clippy, warnings being errors
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
         Cmd::Verdicts(options) => verdicts::run(&options),
+        Cmd::Fuzz(options) => fuzz::run(&options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Lint => lint::run(),
         Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),

@@ -13,9 +13,9 @@ use std::borrow::Cow;
 pub const SHORTEST: usize = 14;
 /// The longest frame that the kernel is asked about.
 ///
-/// A test run takes a page less headroom and room for `struct skb_shared_info` (net/bpf/test_run.c, `bpf_test_init`; the
-/// same in Linux 6.1 and 6.18): 3,712 bytes where pages have 4 KiB and CONFIG_MAX_SKB_FRAGS is 17. With 45, the most
-/// that can be configured, it is 3,264. This is below all of them.
+/// A test run takes a page less headroom and room for `struct skb_shared_info` (net/bpf/test_run.c, `bpf_test_init`): 3,712
+/// bytes in Linux 6.18 with pages of 4 KiB and 17 fragments a packet. With 45, the most that CONFIG_MAX_SKB_FRAGS
+/// allows, the same sum is 3,264. This is below both.
 pub const LONGEST: usize = 3072;
 
 const ETHERTYPE_AT: usize = 12;
@@ -34,9 +34,9 @@ pub struct TooShort {
 
 /// The frame to ask the kernel about, which gets the verdict of `frame`.
 ///
-/// A test run takes no frame of an Ethernet header alone, and since Linux 6.18 or somewhat before none that ends inside
-/// an IP header right behind it. Such a frame gets a VLAN tag, which verdicts step over. A frame longer than [`LONGEST`]
-/// is cut: ports behind that many bytes of IPv6 extension headers are lost.
+/// Test runs of Linux 6.18 take no frame that ends inside an IP header right behind the Ethernet header, and those of
+/// some kernels no Ethernet header alone. Such a frame gets a VLAN tag, which verdicts step over. A frame longer than
+/// [`LONGEST`] is cut: ports behind that many bytes of IPv6 extension headers are lost.
 pub fn askable(frame: &[u8]) -> Result<Cow<'_, [u8]>, TooShort> {
     let Some((addresses, rest)) = frame.split_at_checked(ETHERTYPE_AT).filter(|_| frame.len() >= SHORTEST) else {
         return Err(TooShort { length: frame.len() });
