@@ -75,6 +75,8 @@ pub const COLLECTOR: Station = Station::new("c0", 2, 2);
 /// All of them.
 pub const STATIONS: [Station; 4] = [GENERATOR, HOST_SOURCE, HOST_UPLINK, COLLECTOR];
 
+/// The file in the scratch directory that stands for `/etc/resolv.conf`.
+const RESOLV_CONF: &str = "resolv.conf";
 /// Frames injected without a pause: the queues of the lab's links take 1,000 packets, and every lab uses the same.
 const INJECTED_AT_ONCE: usize = 64;
 
@@ -309,7 +311,12 @@ impl Lab {
     pub fn mirrorctl_as_nobody(&self, arguments: &str) -> Result<Output> {
         let path = self.claim.directory().join("mirrorctl");
         fs::write(&path, "").with_context(|| format!("create {}", path.display()))?;
-        let surroundings = Surroundings { namespace: &self.host, bpffs: self.bpffs.as_deref(), as_nobody: Some(&path) };
+        let surroundings = Surroundings {
+            namespace: &self.host,
+            bpffs: self.bpffs.as_deref(),
+            resolv_conf: None,
+            as_nobody: Some(&path),
+        };
         let mut command = surroundings.command(&self.program()?)?;
         command.args(arguments.split_whitespace()).arg("--state-dir").arg(self.state_directory());
         Running::start(command, format!("nobody's `mirrorctl {arguments}`"))?.output()
@@ -318,7 +325,9 @@ impl Lab {
     /// `mirrorctl` with `arguments` in `namespace`, ready to be started: for arguments with blanks in them, and for
     /// other uses of its output.
     pub fn mirrorctl_command(&self, namespace: &Namespace, arguments: &[&str]) -> Result<Command> {
-        let surroundings = Surroundings { namespace, bpffs: self.bpffs.as_deref(), as_nobody: None };
+        let resolv_conf = self.scratch_directory().join(RESOLV_CONF);
+        let resolv_conf = resolv_conf.exists().then_some(resolv_conf.as_path());
+        let surroundings = Surroundings { namespace, bpffs: self.bpffs.as_deref(), resolv_conf, as_nobody: None };
         let mut command = surroundings.command(&self.program()?)?;
         command.args(arguments).arg("--state-dir").arg(self.state_directory());
         Ok(command)
@@ -333,7 +342,7 @@ impl Lab {
         self.claim.directory().join("state")
     }
 
-    /// A directory for files of a test.
+    /// A directory for files of a test. A `resolv.conf` in it is what the lab's `mirrorctl` sees as the host's.
     pub fn scratch_directory(&self) -> PathBuf {
         self.claim.directory()
     }

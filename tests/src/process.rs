@@ -30,6 +30,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) namespace: &'a Namespace,
     /// What to show at `/sys/fs/bpf`; nothing is mounted there without.
     pub(crate) bpffs: Option<&'a Path>,
+    /// What to show at `/etc/resolv.conf`, in place of the machine's own.
+    pub(crate) resolv_conf: Option<&'a Path>,
     /// Give up root, and see `program` at this path, which nobody can reach too.
     pub(crate) as_nobody: Option<&'a Path>,
 }
@@ -39,11 +41,16 @@ impl Surroundings<'_> {
     pub(crate) fn command(self, program: &Path) -> Result<Command> {
         let namespace = self.namespace.as_fd().try_clone_to_owned().context("keep a namespace open")?;
         let bpffs = self.bpffs.map(c_path).transpose()?;
+        let resolv_conf = self.resolv_conf.map(c_path).transpose()?;
         let nobodys =
             self.as_nobody.map(|path| Ok::<_, anyhow::Error>((c_path(program)?, c_path(path)?))).transpose()?;
         let mut command = Command::new(self.as_nobody.unwrap_or(program));
         let enter = move || -> io::Result<()> {
             enter(&namespace, bpffs.as_deref())?;
+            if let Some(file) = &resolv_conf {
+                const NOTHING: Option<&CStr> = None;
+                mount(Some(file.as_c_str()), c"/etc/resolv.conf", NOTHING, MsFlags::MS_BIND, NOTHING)?;
+            }
             if let Some((from, to)) = &nobodys {
                 become_nobody(from, to)?;
             }

@@ -186,6 +186,43 @@ fn frames_that_are_not_ip_go_to_the_first_session_that_takes_them() -> Result<()
     Ok(())
 }
 
+#[test]
+fn dns_of_the_host_is_taken_ahead_of_the_rules() -> Result<()> {
+    let lab = Lab::new()?;
+    let resolver =
+        |text: &str| fs::write(lab.scratch_directory().join("resolv.conf"), text).context("write resolv.conf");
+    let definitions = [
+        target(),
+        filter("f", "network_services = [\"dns\"]\n", &[(1, "reject", "", ANY, ANY, "")]),
+        filter("rest", "", &[(1, "accept", "", ANY, ANY, "")]),
+        session("dns", 1, "f", 1),
+        session("rest", 2, "rest", 2),
+    ]
+    .concat();
+    resolver(&format!("nameserver {}\n", GENERATOR.v4))?;
+    apply(&lab, &definitions)?;
+    let udp = |ports| craft::udp(&GENERATOR, &HOST_SOURCE, IpVersion::V4, ports, b"answer");
+    let send = |frames: &[(Frame, u32)]| {
+        let injected: Vec<_> = frames.iter().map(|(frame, _)| frame.clone()).collect();
+        lab.record(|| lab.inject_all(GENERATOR, &injected))
+    };
+    // From port 53 of the resolver; to port 53, but of the host, which is no resolver; from another port.
+    let frames = [(udp((53, 1000)), 1), (udp((1000, 53)), 2), (udp((54, 1000)), 2)];
+    assert_mirrored_to(&send(&frames)?.copies, &frames);
+    let stats = lab.stats()?;
+    let service = &stats["rules"][0];
+    assert_eq!(
+        (&service["filter"], &service["rule_number"], &service["packets"]),
+        (&json!("f"), &Value::Null, &json!(1))
+    );
+    // The host has other resolvers by the next change.
+    resolver(&format!("nameserver {}\n", HOST_SOURCE.v4))?;
+    lab.mirrorctl("session modify dns --vni 3")?.ok();
+    let frames = [(udp((53, 1000)), 2), (udp((1000, 53)), 3), (udp((54, 1000)), 2)];
+    assert_mirrored_to(&send(&frames)?.copies, &frames);
+    Ok(())
+}
+
 /// A random policy as a file; sessions have the VNIs 1, 2, 3 and so on.
 fn written(sessions: &[Session]) -> String {
     let mut text = target();
