@@ -101,7 +101,9 @@ impl Instance {
     pub fn lock(&self) -> Result<Lock> {
         let what = format!("lock {}", self.state_dir.display());
         let failed = |error: &std::io::Error| match error.kind() {
-            ErrorKind::PermissionDenied => Error::new(Kind::NotPermitted, &what, error).hint("run it with sudo, as root"),
+            ErrorKind::PermissionDenied => {
+                Error::new(Kind::NotPermitted, &what, error).hint("run it with sudo, as root")
+            }
             _ => Error::new(Kind::Failed, &what, error),
         };
         DirBuilder::new().recursive(true).mode(0o755).create(&self.state_dir).map_err(|error| failed(&error))?;

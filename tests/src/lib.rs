@@ -18,6 +18,7 @@ pub mod policies;
 pub mod process;
 pub mod random;
 pub mod recording;
+pub mod rulesets;
 pub mod trace;
 pub mod traffic;
 pub mod vxlan;

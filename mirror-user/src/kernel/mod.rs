@@ -5,6 +5,8 @@
 //! program, and in `sources/<interface index>/` the maps and links of a source. A directory of an instance is built
 //! beside its place and published by one rename.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod hook;
 mod judge;
 mod link;
