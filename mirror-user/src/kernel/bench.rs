@@ -20,6 +20,7 @@ use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
 
 const TRACE: &str = "BENCH_TRACE";
+const HOOK: &str = "bench_hook";
 const GENERATOR: &str = "bench_generate";
 /// No device has this index.
 const NO_INTERFACE: u32 = 0;
@@ -79,6 +80,7 @@ impl Programs {
         for probe in [Probe::Empty, Probe::Verdict] {
             program(&mut programs, probe.program())?;
         }
+        program(&mut programs, HOOK)?;
         Ok(Self(programs))
     }
 
@@ -117,7 +119,7 @@ impl Programs {
 
     /// Attaches the hook that judges and mirrors nothing, until the value is dropped.
     pub fn attach_hook(&mut self, interface: &str) -> Result<SchedClassifierLink> {
-        let hook = program(&mut self.0, "bench_hook")?;
+        let hook = loaded_program(&mut self.0, HOOK)?;
         attach(hook, interface, Direction::Ingress)
     }
 }
