@@ -86,8 +86,17 @@ pub struct Record {
     pub last_addresses: u64,
     /// Likewise source port and destination port; 0 is the interval of packets without ports.
     pub first_ports: u64,
-    /// The last ones.
+    /// The last ones in 16 bits of each lane, and above those of the lower one the rule's place.
     pub last_ports: u64,
+}
+
+impl Record {
+    /// The bits of [`Self::last_ports`] that are numbers of intervals.
+    pub const PORTS: u64 = lanes(0xffff, 0xffff);
+    /// Where the place is.
+    pub const PLACE_SHIFT: u32 = 16;
+    /// The bits that a place can have.
+    pub const PLACE: u64 = RULES_MAX as u64 - 1;
 }
 
 /// What a protocol leads to.
@@ -149,8 +158,6 @@ pub struct Shape {
     pub guide_count: u32,
     /// The [`Record`]s, by position.
     pub records: u32,
-    /// The place (`u16`) of each position.
-    pub places: u32,
     /// Where the [`RuleEntry`]s are, by place.
     pub rules: u32,
     /// How many there are.
@@ -173,7 +180,7 @@ pub struct RuleEntry {
     pub number: u16,
 }
 
-const _: () = assert!(size_of::<Dimension>() == 24 && size_of::<Shape>() == 212 && size_of::<RuleEntry>() == 8);
+const _: () = assert!(size_of::<Dimension>() == 24 && size_of::<Shape>() == 208 && size_of::<RuleEntry>() == 8);
 const _: () = assert!(size_of::<Interval>() == 8 && size_of::<Guide>() == 16 && size_of::<Record>() == 32);
 
 #[cfg(feature = "user")]

@@ -5,7 +5,7 @@
 //! twice. A TC program has its CPU for itself until it returns.
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
-use mirror_common::{session::SessionSlot, skip::SkipReason, table::{Verdict, WORD_BITS, lanes}};
+use mirror_common::{session::SessionSlot, skip::SkipReason, table::{Record, Verdict, WORD_BITS, lanes}};
 
 use crate::{
     count,
@@ -204,13 +204,14 @@ impl Scratch {
         }
         self.bits = bits & (bits - 1);
         let position = self.word * u64::from(WORD_BITS) + u64::from(bits.trailing_zeros());
-        let (record, place) = table.record(position)?;
+        let record = table.record(position)?;
+        let place = (record.last_ports >> Record::PLACE_SHIFT & Record::PLACE) as u32;
         // A lane keeps its free bit where the first number is not behind the packet's, and where the packet's is not
         // behind the last one.
         let matches = ((self.addresses | FREE) - record.first_addresses)
             & ((record.last_addresses | FREE) - self.addresses)
             & ((self.ports | FREE) - record.first_ports)
-            & ((record.last_ports | FREE) - self.ports)
+            & (((record.last_ports & Record::PORTS) | FREE) - self.ports)
             & FREE;
         if matches == FREE && place >= self.from && place < self.best {
             self.best = place;
@@ -221,10 +222,16 @@ impl Scratch {
     /// Goes on with the guides of the next dimension; behind the last one there is a rule, or none.
     #[inline(always)]
     fn turn(&mut self, table: Table) -> Option<()> {
-        self.turn += 1;
-        if let Some([next, end]) = self.guides.get(self.turn as usize) {
-            self.next = *next;
-            self.end = *end;
+        // Most packets have guides of one or two dimensions only: all that are empty are passed at once.
+        let [_, destination, port] = self.guides;
+        if self.turn == 0 && destination[0] < destination[1] {
+            self.turn = 1;
+            [self.next, self.end] = destination;
+            return Some(());
+        }
+        if self.turn <= 1 && port[0] < port[1] {
+            self.turn = 2;
+            [self.next, self.end] = port;
             return Some(());
         }
         let place = self.best;

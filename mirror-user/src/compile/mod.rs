@@ -218,14 +218,12 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
         let counts = counts[spans.family as usize];
         // The kernel's number of the last interval may be higher: it doesn't look where the last one ends.
         let open = |(_, last): (u32, u32), count: u32| if last + 1 == count { i32::MAX as u32 } else { last };
+        let place = (place as u64) << Record::PLACE_SHIFT;
         records[position] = Record {
             first_addresses: lanes(spans.source.0, spans.destination.0),
             last_addresses: lanes(open(spans.source, counts[0]), open(spans.destination, counts[1])),
             first_ports: lanes(spans.source_port.0, spans.destination_port.0),
-            last_ports: lanes(
-                open(spans.source_port, source_port.count()),
-                open(spans.destination_port, destination_port.count()),
-            ),
+            last_ports: lanes(spans.source_port.1, spans.destination_port.1) | place,
         };
     }
 
@@ -252,7 +250,6 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
     shape.records = table.put(records.iter().flat_map(|record| {
         [record.first_addresses, record.last_addresses, record.first_ports, record.last_ports]
     }));
-    shape.places = table.put_u16(&turns);
 }
 
 /// In a position without a rule: takes nothing.

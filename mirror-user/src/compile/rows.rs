@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use mirror_common::table::{Guide, Interval, WORD_BITS};
 
-/// Rows of a dimension, at most: where there are more intervals, neighbours share a row.
-const ROWS_MAX: u32 = 256;
-/// Guides of a dimension, at most (4 MiB): where there would be more, neighbours share them, as they share rows.
+/// Rows of a dimension, at most: where there are more intervals, neighbours share a row. Rows of 10,000 rules that fit
+/// into a CPU's own cache are worth more than exact ones: of these, hardly any candidate is left over in vain.
+const ROWS_MAX: u32 = 32;
+/// Intervals of a dimension that have guides of their own where guides are shared.
+const SHARED_MAX: u32 = 256;
+/// Guides of a dimension, at most (4 MiB): where there would be more, neighbours share them.
 const GUIDES_MAX: usize = 1 << 18;
 
 /// A rule's position, and the first and last interval that it takes.
@@ -83,7 +86,7 @@ pub(super) fn add_guides(guides: &mut Vec<Guide>, count: u32, spans: &[Span], pl
     let fine = Buckets::of(count, count);
     fine.guides(guides, count, spans, places).unwrap_or_else(|| {
         guides.truncate(before);
-        let coarse = Buckets { limit: usize::MAX, ..Buckets::of(count, ROWS_MAX) };
+        let coarse = Buckets { limit: usize::MAX, ..Buckets::of(count, SHARED_MAX) };
         coarse.guides(guides, count, spans, places).expect("there is no limit")
     })
 }

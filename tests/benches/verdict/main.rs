@@ -31,6 +31,7 @@ struct Effort {
 
 fn main() -> Result<()> {
     let mut json_file = None;
+    let mut only: Option<String> = None;
     let mut effort = Effort { rounds: 25, packets: 200_000 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
             "--bench" => {}
             "--quick" => effort = Effort { rounds: 5, packets: 50_000 },
             "--json" => json_file = Some(arguments.next().context("--json: no file is named")?),
+            other if !other.starts_with('-') && only.is_none() => only = Some(argument),
             other => bail!("unknown argument {other}"),
         }
     }
@@ -53,7 +55,10 @@ fn main() -> Result<()> {
     let mut cases = Vec::new();
     for shape in Shape::ALL {
         for rules in SIZES {
-            cases.push(Case::draw(shape, rules)?);
+            let case = Case::draw(shape, rules)?;
+            if only.as_ref().is_none_or(|only| case.name().contains(only)) {
+                cases.push(case);
+            }
         }
     }
     let verdicts = probe::measure(&lab, &cases, effort)?;
