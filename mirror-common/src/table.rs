@@ -50,18 +50,30 @@ pub struct Dimension {
     /// The [`Interval`]s, of a port behind the one of packets without ports; then 2 to the power of `search_steps` times
     /// the last one.
     pub details: u32,
+    /// The number of its first row.
+    pub rows: u32,
 }
 
-/// What an interval leads to.
+/// What an interval leads to: its row and its first guide, which most intervals have no more than.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interval {
-    /// The first of its [`Guide`]s.
-    pub guide: u32,
-    /// How many it has.
-    pub guides: u16,
-    /// The number of its row.
-    pub row: u16,
+    /// The positions of the first guide; 0 where there is none.
+    pub bits: u64,
+    /// The word of the first guide in the lower [`Self::WORD_BITS`], above it the row, counted from the dimension's first
+    /// one.
+    pub word_and_row: u16,
+    /// The lowest place of the first guide.
+    pub least: u16,
+    /// How many more guides there are in the lower [`Self::WORD_BITS`], above it which is the first of them.
+    pub more: u32,
+}
+
+impl Interval {
+    /// A number of words: at most those of all rules, and one for each group of them that begins a new word.
+    pub const WORD_BITS: u32 = 9;
+    /// The same as a mask.
+    pub const WORD: u32 = (1 << Self::WORD_BITS) - 1;
 }
 
 /// A word of positions that isn't empty.
@@ -158,6 +170,12 @@ pub struct Shape {
     pub guide_count: u32,
     /// The [`Record`]s, by position.
     pub records: u32,
+    /// By place: twice the number of the rule's session, 1 more if it rejects (`u16`).
+    pub actions: u32,
+    /// The [`SessionEntry`]s.
+    pub sessions: u32,
+    /// How many there are.
+    pub session_count: u32,
     /// Where the [`RuleEntry`]s are, by place.
     pub rules: u32,
     /// How many there are.
@@ -168,7 +186,17 @@ pub struct Shape {
     pub non_ip_session: u32,
 }
 
-/// What a rule says.
+/// What a session is to the rules of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// Its slot.
+    pub slot: u32,
+    /// The place behind its last rule.
+    pub behind: u32,
+}
+
+/// What a rule says, for user space; the kernel has the same in fewer bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleEntry {
@@ -180,8 +208,8 @@ pub struct RuleEntry {
     pub number: u16,
 }
 
-const _: () = assert!(size_of::<Dimension>() == 24 && size_of::<Shape>() == 208 && size_of::<RuleEntry>() == 8);
-const _: () = assert!(size_of::<Interval>() == 8 && size_of::<Guide>() == 16 && size_of::<Record>() == 32);
+const _: () = assert!(size_of::<Dimension>() == 28 && size_of::<Shape>() == 244 && size_of::<RuleEntry>() == 8);
+const _: () = assert!(size_of::<Interval>() == 16 && size_of::<Guide>() == 16 && size_of::<Record>() == 32);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)` of `u32` only: no padding, every bit pattern is a value.

@@ -5,13 +5,13 @@
 //! twice. A TC program has its CPU for itself until it returns.
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
-use mirror_common::{session::SessionSlot, skip::SkipReason, table::{Record, Verdict, WORD_BITS, lanes}};
+use mirror_common::{session::SessionSlot, skip::SkipReason, table::{Guide, Interval, Record, Verdict, WORD_BITS, lanes}};
 
 use crate::{
     count,
     fields::Fields,
     packet::Packet,
-    table::{Found, Table, layout, shape},
+    table::{Table, layout, shape},
 };
 
 /// A verdict, and the session it is for.
@@ -95,11 +95,11 @@ struct Scratch {
     word: u64,
     /// The numbers of the packet's rows.
     rows: [u16; 8],
-    /// The guides of source, destination, destination port: the next one, and the one behind the last.
-    guides: [[u32; 2]; GUIDED],
+    /// The intervals that guide: of source, destination, destination port.
+    intervals: [Interval; 3],
     /// Where the packet's chain goes on.
     chain: u32,
-    /// Which guides are looked at, and where among them.
+    /// Whose guides come next, and those that are left of the last one.
     turn: u32,
     next: u32,
     end: u32,
@@ -117,8 +117,6 @@ struct Scratch {
 }
 
 const NOTHING: u32 = u32::MAX;
-/// Dimensions that guide to rules.
-const GUIDED: usize = 3;
 /// A bit of each lane that no number of an interval has.
 const FREE: u64 = lanes(1 << 31, 1 << 31);
 
@@ -140,10 +138,10 @@ impl Scratch {
             [table.of_v6(layout!(source_v6), fields.source)?, table.of_v6(layout!(destination_v6), fields.destination)?]
         };
         self.addresses = lanes(source.number, destination.number);
-        self.rows[0] = source.interval.row;
-        self.rows[1] = destination.interval.row;
-        self.guides[0] = range(source);
-        self.guides[1] = range(destination);
+        self.rows[0] = source.row;
+        self.rows[1] = destination.row;
+        self.intervals[0] = source.interval;
+        self.intervals[1] = destination.interval;
         let [source, destination] = if self.fields.has_ports == 0 {
             [table.without_port(layout!(source_port)), table.without_port(layout!(destination_port))]
         } else {
@@ -153,13 +151,13 @@ impl Scratch {
             ]
         };
         self.ports = lanes(source.number, destination.number);
-        self.rows[2] = source.interval.row;
-        self.rows[3] = destination.interval.row;
+        self.rows[2] = source.row;
+        self.rows[3] = destination.row;
         let protocol = table.protocol(self.fields.protocol as u8);
         self.rows[4] = protocol.row;
         let chains = if self.fields.is_v6 == 0 { shape!(chain_v4) } else { shape!(chain_v6) };
         self.chain = table.chain(chains, protocol.class, source.number, destination.number);
-        self.guides[2] = range(destination);
+        self.intervals[2] = destination.interval;
         self.begin(table);
         Some(())
     }
@@ -170,9 +168,8 @@ impl Scratch {
         self.best = table.chained(self.chain).unwrap_or(NOTHING);
         self.bits = 0;
         self.turn = 0;
-        let [next, end] = self.guides[0];
-        self.next = next;
-        self.end = end;
+        self.next = 0;
+        self.end = 0;
     }
 
     /// Ends a candidate, a word, the guides of a dimension, or the search for one rule; `None` at the end.
@@ -181,11 +178,16 @@ impl Scratch {
         let table = Table::open()?;
         let mut bits = self.bits;
         if bits == 0 {
-            if self.next >= self.end {
-                return self.turn(table);
-            }
-            let guide = table.guide(u64::from(self.next))?;
-            self.next += 1;
+            let guide = if self.next < self.end {
+                let guide = table.guide(u64::from(self.next))?;
+                self.next += 1;
+                guide
+            } else {
+                let Some(guide) = self.turn() else {
+                    return self.conclude(table);
+                };
+                guide
+            };
             if guide.least >= self.best {
                 return Some(());
             }
@@ -219,34 +221,44 @@ impl Scratch {
         Some(())
     }
 
-    /// Goes on with the guides of the next dimension; behind the last one there is a rule, or none.
+    /// The first guide of the next dimension that has any.
     #[inline(always)]
-    fn turn(&mut self, table: Table) -> Option<()> {
-        // Most packets have guides of one or two dimensions only: all that are empty are passed at once.
-        let [_, destination, port] = self.guides;
-        if self.turn == 0 && destination[0] < destination[1] {
+    fn turn(&mut self) -> Option<Guide> {
+        let [source, destination, port] = self.intervals;
+        let interval = if self.turn == 0 && source.bits != 0 {
             self.turn = 1;
-            [self.next, self.end] = destination;
-            return Some(());
-        }
-        if self.turn <= 1 && port[0] < port[1] {
+            source
+        } else if self.turn <= 1 && destination.bits != 0 {
             self.turn = 2;
-            [self.next, self.end] = port;
-            return Some(());
-        }
+            destination
+        } else if self.turn <= 2 && port.bits != 0 {
+            self.turn = 3;
+            port
+        } else {
+            return None;
+        };
+        self.next = interval.more >> Interval::WORD_BITS;
+        self.end = self.next + (interval.more & Interval::WORD);
+        let word = u32::from(interval.word_and_row) & Interval::WORD;
+        Some(Guide { bits: interval.bits, word, least: u32::from(interval.least) })
+    }
+
+    /// Behind all guides there is a rule, or none; `None` at the end.
+    #[inline(always)]
+    fn conclude(&mut self, table: Table) -> Option<()> {
         let place = self.best;
         if u64::from(place) >= shape!(rule_count) {
             return None;
         }
         count::matched(place, self.counted);
-        let rule = table.rule(u64::from(place));
-        if rule.resume == 0 {
+        let (session, rejects) = table.action(u64::from(place))?;
+        if !rejects {
             self.place = place;
-            self.slot = rule.slot;
+            self.slot = session.slot;
             return None;
         }
         self.rejected = place;
-        self.from = u32::from(rule.resume);
+        self.from = session.behind;
         self.begin(table);
         if self.best < self.from {
             // Of the session that is done with. More of them are skipped in the same way.
@@ -255,12 +267,6 @@ impl Scratch {
         }
         Some(())
     }
-}
-
-/// The guides of an interval.
-#[inline(always)]
-fn range(found: Found) -> [u32; 2] {
-    [found.interval.guide, found.interval.guide + u32::from(found.interval.guides)]
 }
 
 /// A step of the packets that need many. 1 ends the loop.

@@ -3,7 +3,7 @@
 //! table.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use mirror_common::table::{CHAIN_END, Dimension, Guide, Interval, Protocol, Record, RuleEntry, Shape, WORD_BITS};
+use mirror_common::table::{CHAIN_END, Dimension, Guide, Interval, Protocol, Record, SessionEntry, Shape, WORD_BITS};
 
 /// Per source and direction. User space makes the map, with a value as large as the policy.
 #[btf_map]
@@ -30,12 +30,15 @@ pub(crate) static SHAPE: Shape = Shape {
     guides: 0,
     guide_count: 0,
     records: 0,
+    actions: 0,
+    sessions: 0,
+    session_count: 0,
     rules: 0,
     rule_count: 0,
     steps: 0,
     non_ip_session: 0,
 };
-const NOTHING: Dimension = Dimension { first: 0, shift: 0, starts: 0, search_steps: 0, intervals: 0, details: 0 };
+const NOTHING: Dimension = Dimension { first: 0, shift: 0, starts: 0, search_steps: 0, intervals: 0, details: 0, rows: 0 };
 
 /// Reads a constant that user space sets when it loads the program.
 macro_rules! shape {
@@ -55,6 +58,7 @@ pub(crate) struct Layout {
     search_steps: u64,
     intervals: u64,
     details: u64,
+    rows: u64,
 }
 
 /// The layout of a dimension of [`SHAPE`].
@@ -67,6 +71,7 @@ macro_rules! layout {
             $crate::table::shape!($dimension.search_steps),
             $crate::table::shape!($dimension.intervals),
             $crate::table::shape!($dimension.details),
+            $crate::table::shape!($dimension.rows),
         ])
     };
 }
@@ -74,8 +79,8 @@ pub(crate) use layout;
 
 impl Layout {
     #[inline(always)]
-    pub(crate) fn new([first, shift, starts, search_steps, intervals, details]: [u64; 6]) -> Self {
-        Self { first, shift, starts, search_steps, intervals, details }
+    pub(crate) fn new([first, shift, starts, search_steps, intervals, details, rows]: [u64; 7]) -> Self {
+        Self { first, shift, starts, search_steps, intervals, details, rows }
     }
 }
 
@@ -85,11 +90,12 @@ pub(crate) struct Table {
     base: *const u8,
 }
 
-/// What a value leads to: the number of its interval, the guides of that, and its row.
+/// What a value leads to: the number of its interval, the guides of that, and the number of its row.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) number: u32,
     pub(crate) interval: Interval,
+    pub(crate) row: u16,
 }
 
 impl Table {
@@ -98,12 +104,19 @@ impl Table {
         Some(Self { base: TABLE.get_ptr(0)?.cast() })
     }
 
-    /// The rule at `place`, which must be below the rule count.
+    /// What the rule at `place`, which must be below the rule count, says: its session, and whether it rejects.
     #[inline(always)]
-    pub(crate) fn rule(self, place: u64) -> RuleEntry {
-        let offset = shape!(rules) + place * size_of::<RuleEntry>() as u64;
-        // SAFETY: user space put `rule_count` entries there.
-        unsafe { self.read(offset) }
+    pub(crate) fn action(self, place: u64) -> Option<(SessionEntry, bool)> {
+        let offset = shape!(actions) + place * 2;
+        // SAFETY: user space put one there for each place.
+        let action = unsafe { self.read::<u16>(offset) };
+        let session = u64::from(action >> 1);
+        if session >= shape!(session_count) {
+            return None;
+        }
+        let offset = shape!(sessions) + session * size_of::<SessionEntry>() as u64;
+        // SAFETY: user space put `session_count` of them there.
+        Some((unsafe { self.read(offset) }, action & 1 != 0))
     }
 
     /// A guide; `None` where there are not so many.
@@ -242,8 +255,9 @@ impl Table {
     #[inline(always)]
     fn found(self, layout: Layout, number: u64) -> Found {
         // SAFETY: each number has its details, and behind the last there are 2^search_steps more.
-        let interval = unsafe { self.read(layout.details + number * size_of::<Interval>() as u64) };
-        Found { number: number as u32, interval }
+        let interval = unsafe { self.read::<Interval>(layout.details + number * size_of::<Interval>() as u64) };
+        let row = layout.rows as u16 + (interval.word_and_row >> Interval::WORD_BITS);
+        Found { number: number as u32, interval, row }
     }
 
     /// # Safety

@@ -2,7 +2,7 @@
 
 use mirror_common::table::{self, Interval};
 
-use super::table::Table;
+use super::table::{Table, halves};
 
 /// What the field is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Dimension {
     }
 
     /// Puts the dimension into `table`; `details` has one for each number.
-    pub(super) fn place(self, details: &[Interval], table: &mut Table) -> table::Dimension {
+    pub(super) fn place(self, details: &[Interval], rows: u32, table: &mut Table) -> table::Dimension {
         let intervals = self.starts.len();
         let (bits, least) = self.width.first_bits();
         let wanted = intervals.next_power_of_two().ilog2().clamp(least, FIRST_BITS_MAX.min(bits));
@@ -124,9 +124,10 @@ impl Dimension {
             },
             search_steps,
             intervals: intervals as u32,
-            details: table.put(details.iter().copied().chain(std::iter::repeat_n(last, padding)).map(|detail| {
-                u64::from(detail.guide) | u64::from(detail.guides) << 32 | u64::from(detail.row) << 48
+            details: table.put(details.iter().copied().chain(std::iter::repeat_n(last, padding)).flat_map(|detail| {
+                [detail.bits, halves(u32::from(detail.word_and_row) | u32::from(detail.least) << 16, detail.more)]
             })),
+            rows,
         }
     }
 }

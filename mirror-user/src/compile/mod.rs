@@ -95,6 +95,13 @@ pub fn compile(sessions: &[Session<'_>]) -> Result<Policy, TooLarge> {
     }
     // Each step ends a word of positions, a candidate or a kind of guides; and all that again behind each reject.
     shape.steps = (shape.words * (WORD_BITS + 1) + 5 + sessions.len() as u32) * (sessions.len() as u32 + 1);
+    let action = |(place, entry): (&Place, &RuleEntry)| (place.session * 2) as u16 | u16::from(entry.resume != 0);
+    shape.actions = table.put_u16(&places.iter().zip(&entries).map(action).collect::<Vec<_>>());
+    shape.session_count = sessions.len() as u32;
+    shape.sessions = table.put(sessions.iter().enumerate().map(|(index, session)| {
+        let behind = places.partition_point(|place| place.session <= index);
+        halves(session.slot, behind as u32)
+    }));
     shape.rule_count = entries.len() as u32;
     shape.rules = table.put(entries.iter().map(|entry| {
         let [a, b] = entry.resume.to_ne_bytes();
@@ -177,14 +184,15 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
             .map(|place| (place, (order.position[place], span(&spans[place]))))
             .collect();
         let all: Vec<_> = here.iter().map(|(_, span)| *span).collect();
+        let first_row = rows.count();
         let row_numbers = rows.add_dimension(dimension.count(), &all);
         let found: Vec<_> =
             here.iter().filter(|(place, _)| Some(order.finder[*place]) == finder).map(|(_, span)| *span).collect();
         let mut details = add_guides(&mut guides, dimension.count(), &found, &turns);
         for (detail, row) in details.iter_mut().zip(row_numbers) {
-            detail.row = row;
+            detail.word_and_row |= row << Interval::WORD_BITS;
         }
-        details
+        (details, first_row)
     };
     let source = |spans: &Spans| spans.source;
     let destination = |spans: &Spans| spans.destination;
@@ -229,12 +237,12 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
 
     let [v4_from, v4_to] = v4;
     let [v6_from, v6_to] = v6;
-    let place = |dimension: Dimension, details: &[Interval], family: Option<Family>, table: &mut Table| {
+    let place = |dimension: Dimension, (details, rows): &(Vec<Interval>, u32), family: Option<Family>, table: &mut Table| {
         if family.is_some_and(|family| of_family(family).next().is_none()) {
             // No rule of this family: no packet of it matches anything.
             return Default::default();
         }
-        dimension.place(details, table)
+        dimension.place(details, *rows, table)
     };
     shape.source_v4 = place(v4_from, &v4_source, Some(Family::V4), table);
     shape.destination_v4 = place(v4_to, &v4_destination, Some(Family::V4), table);

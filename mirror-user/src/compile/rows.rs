@@ -39,8 +39,9 @@ impl Rows {
         if self.words == 0 { 0 } else { self.bits.len() as u32 / self.words }
     }
 
-    /// Adds the rows of a dimension of `count` intervals: the number of each interval's row.
+    /// Adds the rows of a dimension of `count` intervals: the number of each interval's row, counted from the first.
     pub(super) fn add_dimension(&mut self, count: u32, spans: &[Span]) -> Vec<u16> {
+        let before = self.count() as u16;
         let buckets = Buckets::of(count, ROWS_MAX);
         let mut row = vec![0u64; self.words as usize];
         let mut numbers = Vec::with_capacity(buckets.buckets as usize);
@@ -49,7 +50,7 @@ impl Rows {
                 for change in changes {
                     row[(change.position / WORD_BITS) as usize] ^= 1 << (change.position % WORD_BITS);
                 }
-                numbers.push(self.add(&row));
+                numbers.push(self.add(&row) - before);
             } else {
                 numbers.extend(numbers.last().copied());
             }
@@ -145,24 +146,36 @@ impl Buckets {
                     active.remove(&(change.position / WORD_BITS));
                 }
             }
-            let guide = guides.len() as u32;
+            let mut here = active.iter().map(|(word, bits)| Guide {
+                bits: *bits,
+                word: *word,
+                least: positions(*word, *bits).map(|position| u32::from(places[position])).min().unwrap_or(0),
+            });
+            let first = here.next().unwrap_or_default();
+            let more = guides.len() as u32;
             if guides.len() - begin <= self.limit {
-                guides.extend(active.iter().map(|(word, bits)| {
-                    let mut rest = *bits;
-                    let positions = std::iter::from_fn(|| {
-                        let bit = (rest != 0).then(|| rest.trailing_zeros())?;
-                        rest &= rest - 1;
-                        Some((word * WORD_BITS + bit) as usize)
-                    });
-                    let least = positions.map(|position| u32::from(places[position])).min().unwrap_or(0);
-                    Guide { bits: *bits, word: *word, least }
-                }));
+                guides.extend(here);
             }
-            cells.push(Interval { guide, guides: active.len() as u16, row: 0 });
+            cells.push(Interval {
+                bits: first.bits,
+                word_and_row: first.word as u16,
+                least: first.least as u16,
+                more: more << Interval::WORD_BITS | active.len().saturating_sub(1) as u32,
+            });
         });
         if guides.len() - begin > self.limit {
             return None;
         }
         Some((0..count).map(|interval| cells[self.bucket(interval) as usize]).collect())
     }
+}
+
+/// The positions of a word.
+fn positions(word: u32, bits: u64) -> impl Iterator<Item = usize> {
+    let mut rest = bits;
+    std::iter::from_fn(move || {
+        let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+        rest &= rest - 1;
+        Some((word * WORD_BITS + bit) as usize)
+    })
 }
