@@ -5,7 +5,11 @@
 //! twice. A TC program has its CPU for itself until it returns.
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
-use mirror_common::{session::SessionSlot, skip::SkipReason, table::{Guide, Interval, Record, Verdict, WORD_BITS, lanes}};
+use mirror_common::{
+    session::SessionSlot,
+    skip::SkipReason,
+    table::{Guide, Interval, Record, Verdict, WORD_BITS, lanes},
+};
 
 use crate::{
     count,

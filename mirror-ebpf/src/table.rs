@@ -38,7 +38,8 @@ pub(crate) static SHAPE: Shape = Shape {
     steps: 0,
     non_ip_session: 0,
 };
-const NOTHING: Dimension = Dimension { first: 0, shift: 0, starts: 0, search_steps: 0, intervals: 0, details: 0, rows: 0 };
+const NOTHING: Dimension =
+    Dimension { first: 0, shift: 0, starts: 0, search_steps: 0, intervals: 0, details: 0, rows: 0 };
 
 /// Reads a constant that user space sets when it loads the program.
 macro_rules! shape {

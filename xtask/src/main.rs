@@ -1,5 +1,6 @@
 //! Commands for people who work on mirrorctl.
 
+mod bench;
 mod build;
 mod failure;
 mod lint;
@@ -50,6 +51,9 @@ Environment:
     },
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
     Vm(vm::Options),
+    /// Measure, in throwaway namespaces
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check the formatting and run clippy, warnings being errors
     Lint,
     /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
         Cmd::Vm(options) => vm::run(&options),
+        Cmd::Bench(what) => bench::run(&what),
         Cmd::Lint => lint::run(),
         Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
     };

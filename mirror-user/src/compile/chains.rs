@@ -30,7 +30,8 @@ pub(super) struct Chains {
 impl Chains {
     /// Of the rules of each family, in order of place, and the intervals of ports; `None` where they would be too many.
     pub(super) fn of(rules: [&[Wild]; 2], ports: [u32; 2]) -> Option<Self> {
-        let named: BTreeSet<u8> = rules.iter().flat_map(|rules| rules.iter()).filter_map(|rule| rule.protocol).collect();
+        let named: BTreeSet<u8> =
+            rules.iter().flat_map(|rules| rules.iter()).filter_map(|rule| rule.protocol).collect();
         let count = (named.len() as u32 + 1).checked_mul(ports[0])?.checked_mul(ports[1])?;
         if count > CHAINS_MAX {
             return None;
@@ -77,20 +78,24 @@ impl Chains {
 /// reject ahead of it.
 fn chain(rules: &[Wild], a: &[u64], b: &[u64]) -> Vec<u16> {
     let mut chain = Vec::new();
-    let mut from = 0;
-    for (word, (a, b)) in a.iter().zip(b).enumerate() {
-        let mut bits = a & b;
-        while bits != 0 {
-            let rule = &rules[word * WORD_BITS as usize + bits.trailing_zeros() as usize];
-            bits &= bits - 1;
-            if rule.place < from {
-                continue;
+    let mut index = 0;
+    loop {
+        let mut word = index / WORD_BITS as usize;
+        let mut rest = !0 << (index % WORD_BITS as usize);
+        let bits = loop {
+            let (Some(a), Some(b)) = (a.get(word), b.get(word)) else {
+                return chain;
+            };
+            match a & b & rest {
+                0 => word += 1,
+                bits => break bits,
             }
-            chain.push(rule.place);
-            from = rule.behind_session;
-        }
+            rest = !0;
+        };
+        let rule = &rules[word * WORD_BITS as usize + bits.trailing_zeros() as usize];
+        chain.push(rule.place);
+        index = rules.partition_point(|other| other.place < rule.behind_session);
     }
-    chain
 }
 
 /// For each interval, the rules that take it.

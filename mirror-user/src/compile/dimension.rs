@@ -88,9 +88,8 @@ impl Dimension {
 
     /// The numbers of the first and the last interval of a range that [`Self::of`] was given.
     pub(super) fn numbers(&self, (first, last): (u128, u128)) -> (u32, u32) {
-        let number = |value: u128| {
-            (self.starts.partition_point(|start| *start <= value) - 1) as u32 + self.width.absent()
-        };
+        let number =
+            |value: u128| (self.starts.partition_point(|start| *start <= value) - 1) as u32 + self.width.absent();
         (number(first), number(last))
     }
 

@@ -201,8 +201,7 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
     let v6_source = details(&v6[0], Some(Family::V6), Some(Finder::Source), source);
     let v6_destination = details(&v6[1], Some(Family::V6), Some(Finder::Destination), destination);
     let of_source_port = details(&source_port, None, None, |spans| spans.source_port);
-    let of_destination_port =
-        details(&destination_port, None, Some(Finder::Port), |spans| spans.destination_port);
+    let of_destination_port = details(&destination_port, None, Some(Finder::Port), |spans| spans.destination_port);
 
     let protocol: Vec<_> = (0..matches.len())
         .filter(|place| !in_chains[*place])
@@ -237,13 +236,14 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
 
     let [v4_from, v4_to] = v4;
     let [v6_from, v6_to] = v6;
-    let place = |dimension: Dimension, (details, rows): &(Vec<Interval>, u32), family: Option<Family>, table: &mut Table| {
-        if family.is_some_and(|family| of_family(family).next().is_none()) {
-            // No rule of this family: no packet of it matches anything.
-            return Default::default();
-        }
-        dimension.place(details, *rows, table)
-    };
+    let place =
+        |dimension: Dimension, (details, rows): &(Vec<Interval>, u32), family: Option<Family>, table: &mut Table| {
+            if family.is_some_and(|family| of_family(family).next().is_none()) {
+                // No rule of this family: no packet of it matches anything.
+                return Default::default();
+            }
+            dimension.place(details, *rows, table)
+        };
     shape.source_v4 = place(v4_from, &v4_source, Some(Family::V4), table);
     shape.destination_v4 = place(v4_to, &v4_destination, Some(Family::V4), table);
     shape.source_v6 = place(v6_from, &v6_source, Some(Family::V6), table);
@@ -255,14 +255,20 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
     shape.rows = table.put(rows.bits);
     shape.guide_count = guides.len() as u32;
     shape.guides = table.put(guides.iter().flat_map(|guide| [guide.bits, halves(guide.word, guide.least)]));
-    shape.records = table.put(records.iter().flat_map(|record| {
-        [record.first_addresses, record.last_addresses, record.first_ports, record.last_ports]
-    }));
+    shape.records = table.put(
+        records
+            .iter()
+            .flat_map(|record| [record.first_addresses, record.last_addresses, record.first_ports, record.last_ports]),
+    );
 }
 
 /// In a position without a rule: takes nothing.
-const NOBODY: Record =
-    Record { first_addresses: lanes(i32::MAX as u32, i32::MAX as u32), last_addresses: 0, first_ports: 0, last_ports: 0 };
+const NOBODY: Record = Record {
+    first_addresses: lanes(i32::MAX as u32, i32::MAX as u32),
+    last_addresses: 0,
+    first_ports: 0,
+    last_ports: 0,
+};
 
 /// The policy of a source with one session that takes every IPv4 and IPv6 packet.
 pub fn accept_all(slot: SessionSlot) -> Result<Policy, TooLarge> {

@@ -67,9 +67,8 @@ impl Order {
                 })
                 .collect::<Vec<_>>()
         };
-        let addresses = Family::ALL.map(|family| {
-            [Finder::Source, Finder::Destination].map(|finder| crowds(Some(family), finder))
-        });
+        let addresses =
+            Family::ALL.map(|family| [Finder::Source, Finder::Destination].map(|finder| crowds(Some(family), finder)));
         let by_port = crowds(None, Finder::Port);
         let finder: Vec<_> = spans
             .iter()
