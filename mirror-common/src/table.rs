@@ -88,27 +88,22 @@ pub struct Guide {
     pub least: u32,
 }
 
-/// The intervals that a rule takes. A lane is the number of an interval; bit 31 of a lane is free.
+/// The intervals that a rule takes, in lanes of 16 bits from the lowest: source address, destination address, source
+/// port, destination port; 0 is the interval of packets without ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The first ones: source address in the lower lane, destination address in the upper one.
-    pub first_addresses: u64,
-    /// The last ones.
-    pub last_addresses: u64,
-    /// Likewise source port and destination port; 0 is the interval of packets without ports.
-    pub first_ports: u64,
-    /// The last ones in 16 bits of each lane, and above those of the lower one the rule's place.
-    pub last_ports: u64,
+    /// The first ones.
+    pub first: u64,
+    /// The last ones; where that is the last of all, all bits are set.
+    pub last: u64,
 }
 
 impl Record {
-    /// The bits of [`Self::last_ports`] that are numbers of intervals.
-    pub const PORTS: u64 = lanes(0xffff, 0xffff);
-    /// Where the place is.
-    pub const PLACE_SHIFT: u32 = 16;
-    /// The bits that a place can have.
-    pub const PLACE: u64 = RULES_MAX as u64 - 1;
+    /// Every other lane: there is room between them, to see one number go below another.
+    pub const LANES: u64 = 0x0000_ffff_0000_ffff;
+    /// A bit of that room for each.
+    pub const FREE: u64 = 0x8000_0000_8000_0000;
 }
 
 /// What a protocol leads to.
@@ -123,11 +118,6 @@ pub struct Protocol {
 
 /// Behind the last place of a chain.
 pub const CHAIN_END: u16 = u16::MAX;
-
-/// Two numbers of intervals side by side, as in [`Record`].
-pub const fn lanes(lower: u32, upper: u32) -> u64 {
-    lower as u64 | (upper as u64) << 32
-}
 
 /// Where the parts of a table are.
 #[repr(C)]
@@ -170,6 +160,8 @@ pub struct Shape {
     pub guide_count: u32,
     /// The [`Record`]s, by position.
     pub records: u32,
+    /// The place (`u16`) of each position.
+    pub places: u32,
     /// By place: twice the number of the rule's session, 1 more if it rejects (`u16`).
     pub actions: u32,
     /// The [`SessionEntry`]s.
@@ -208,8 +200,8 @@ pub struct RuleEntry {
     pub number: u16,
 }
 
-const _: () = assert!(size_of::<Dimension>() == 28 && size_of::<Shape>() == 244 && size_of::<RuleEntry>() == 8);
-const _: () = assert!(size_of::<Interval>() == 16 && size_of::<Guide>() == 16 && size_of::<Record>() == 32);
+const _: () = assert!(size_of::<Dimension>() == 28 && size_of::<Shape>() == 248 && size_of::<RuleEntry>() == 8);
+const _: () = assert!(size_of::<Interval>() == 16 && size_of::<Guide>() == 16 && size_of::<Record>() == 16);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)` of `u32` only: no padding, every bit pattern is a value.

@@ -8,7 +8,7 @@ use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use mirror_common::{
     session::SessionSlot,
     skip::SkipReason,
-    table::{Guide, Interval, Record, Verdict, WORD_BITS, lanes},
+    table::{Guide, Interval, Record, Verdict, WORD_BITS},
 };
 
 use crate::{
@@ -91,9 +91,9 @@ const STEPS_IN_LINE: u64 = 24;
 #[repr(C)]
 struct Scratch {
     fields: Fields,
-    /// The intervals of the packet's addresses and ports, as lanes.
-    addresses: u64,
-    ports: u64,
+    /// The intervals of the packet's source address and port, in the lanes of a [`Record`], and of its destination's.
+    sources: u64,
+    destinations: u64,
     /// Positions that are left of the word that is looked at.
     bits: u64,
     word: u64,
@@ -121,8 +121,6 @@ struct Scratch {
 }
 
 const NOTHING: u32 = u32::MAX;
-/// A bit of each lane that no number of an interval has.
-const FREE: u64 = lanes(1 << 31, 1 << 31);
 
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -141,7 +139,8 @@ impl Scratch {
         } else {
             [table.of_v6(layout!(source_v6), fields.source)?, table.of_v6(layout!(destination_v6), fields.destination)?]
         };
-        self.addresses = lanes(source.number, destination.number);
+        self.sources = u64::from(source.number);
+        self.destinations = u64::from(destination.number);
         self.rows[0] = source.row;
         self.rows[1] = destination.row;
         self.intervals[0] = source.interval;
@@ -154,7 +153,8 @@ impl Scratch {
                 table.of_port(layout!(destination_port), self.fields.destination_port as u16)?,
             ]
         };
-        self.ports = lanes(source.number, destination.number);
+        self.sources |= u64::from(source.number) << 32;
+        self.destinations |= u64::from(destination.number) << 32;
         self.rows[2] = source.row;
         self.rows[3] = destination.row;
         let protocol = table.protocol(self.fields.protocol as u8);
@@ -210,16 +210,16 @@ impl Scratch {
         }
         self.bits = bits & (bits - 1);
         let position = self.word * u64::from(WORD_BITS) + u64::from(bits.trailing_zeros());
-        let record = table.record(position)?;
-        let place = (record.last_ports >> Record::PLACE_SHIFT & Record::PLACE) as u32;
+        let (record, place) = table.record(position)?;
         // A lane keeps its free bit where the first number is not behind the packet's, and where the packet's is not
         // behind the last one.
-        let matches = ((self.addresses | FREE) - record.first_addresses)
-            & ((record.last_addresses | FREE) - self.addresses)
-            & ((self.ports | FREE) - record.first_ports)
-            & (((record.last_ports & Record::PORTS) | FREE) - self.ports)
-            & FREE;
-        if matches == FREE && place >= self.from && place < self.best {
+        let within = |packet: u64, first: u64, last: u64| {
+            ((packet | Record::FREE) - (first & Record::LANES)) & ((last & Record::LANES | Record::FREE) - packet)
+        };
+        let matches = within(self.sources, record.first, record.last)
+            & within(self.destinations, record.first >> 16, record.last >> 16)
+            & Record::FREE;
+        if matches == Record::FREE && place >= self.from && place < self.best {
             self.best = place;
         }
         Some(())

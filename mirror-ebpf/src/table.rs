@@ -30,6 +30,7 @@ pub(crate) static SHAPE: Shape = Shape {
     guides: 0,
     guide_count: 0,
     records: 0,
+    places: 0,
     actions: 0,
     sessions: 0,
     session_count: 0,
@@ -131,15 +132,19 @@ impl Table {
         Some(unsafe { self.read(offset) })
     }
 
-    /// What stands at a position; `None` where there are not so many.
+    /// What stands at a position, and its place; `None` where there are not so many.
     #[inline(always)]
-    pub(crate) fn record(self, position: u64) -> Option<Record> {
+    pub(crate) fn record(self, position: u64) -> Option<(Record, u32)> {
         if position >= shape!(words) * u64::from(WORD_BITS) {
             return None;
         }
         let offset = shape!(records) + position * size_of::<Record>() as u64;
         // SAFETY: user space put a record there for each bit of a row.
-        Some(unsafe { self.read(offset) })
+        let record = unsafe { self.read(offset) };
+        let offset = shape!(places) + position * 2;
+        // SAFETY: likewise a place.
+        let place = unsafe { self.read::<u16>(offset) };
+        Some((record, u32::from(place)))
     }
 
     /// The word of a row; `None` where there are not so many.

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mirror_common::policy::Direction;
 use mirror_common::session::SessionSlot;
-use mirror_common::table::{Interval, RULES_MAX, Record, RuleEntry, SESSIONS_MAX, Shape, WORD_BITS, lanes};
+use mirror_common::table::{Interval, RULES_MAX, Record, RuleEntry, SESSIONS_MAX, Shape, WORD_BITS};
 
 use self::chains::{Chains, Wild};
 use self::dimension::{Dimension, Width};
@@ -224,13 +224,15 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
         let position = order.position[place] as usize;
         let counts = counts[spans.family as usize];
         // The kernel's number of the last interval may be higher: it doesn't look where the last one ends.
-        let open = |(_, last): (u32, u32), count: u32| if last + 1 == count { i32::MAX as u32 } else { last };
-        let place = (place as u64) << Record::PLACE_SHIFT;
+        let open = |(_, last): (u32, u32), count: u32| if last + 1 == count { u16::MAX.into() } else { last };
         records[position] = Record {
-            first_addresses: lanes(spans.source.0, spans.destination.0),
-            last_addresses: lanes(open(spans.source, counts[0]), open(spans.destination, counts[1])),
-            first_ports: lanes(spans.source_port.0, spans.destination_port.0),
-            last_ports: lanes(spans.source_port.1, spans.destination_port.1) | place,
+            first: lanes([spans.source.0, spans.destination.0, spans.source_port.0, spans.destination_port.0]),
+            last: lanes([
+                open(spans.source, counts[0]),
+                open(spans.destination, counts[1]),
+                open(spans.source_port, source_port.count()),
+                open(spans.destination_port, destination_port.count()),
+            ]),
         };
     }
 
@@ -255,20 +257,17 @@ fn fields(matches: &[Match], places: &[Place], shape: &mut Shape, table: &mut Ta
     shape.rows = table.put(rows.bits);
     shape.guide_count = guides.len() as u32;
     shape.guides = table.put(guides.iter().flat_map(|guide| [guide.bits, halves(guide.word, guide.least)]));
-    shape.records = table.put(
-        records
-            .iter()
-            .flat_map(|record| [record.first_addresses, record.last_addresses, record.first_ports, record.last_ports]),
-    );
+    shape.records = table.put(records.iter().flat_map(|record| [record.first, record.last]));
+    shape.places = table.put_u16(&turns);
 }
 
 /// In a position without a rule: takes nothing.
-const NOBODY: Record = Record {
-    first_addresses: lanes(i32::MAX as u32, i32::MAX as u32),
-    last_addresses: 0,
-    first_ports: 0,
-    last_ports: 0,
-};
+const NOBODY: Record = Record { first: u64::MAX, last: 0 };
+
+/// Numbers of intervals side by side; each is below 2^16, for there are at most two more of them than twice the rules.
+fn lanes(numbers: [u32; 4]) -> u64 {
+    numbers.into_iter().rev().fold(0, |lanes, number| lanes << 16 | u64::from(number))
+}
 
 /// The policy of a source with one session that takes every IPv4 and IPv6 packet.
 pub fn accept_all(slot: SessionSlot) -> Result<Policy, TooLarge> {

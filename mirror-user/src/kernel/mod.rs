@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
-use mirror_common::counters::{SessionCounters, SourceCounters};
+use mirror_common::counters::{RULES_PER_ENTRY, SessionCounters, SourceCounters};
 use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
@@ -331,7 +331,7 @@ fn load(
     loader.override_global("SOURCE_IFINDEX", &source_ifindex, true);
     loader.override_global("SHAPE", &policy.shape, true);
     // A map has one entry at least.
-    loader.map_max_entries(RULE_COUNTERS, policy.places.len().max(1) as u32);
+    loader.map_max_entries(RULE_COUNTERS, (policy.places.len() as u32).div_ceil(RULES_PER_ENTRY).max(1));
     for (map, path) in maps {
         loader.map_pin_path(map, path.as_path());
     }
