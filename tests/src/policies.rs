@@ -63,7 +63,7 @@ fn v4_address(random: &mut Random) -> Ipv4Addr {
 
 fn v6_address(random: &mut Random) -> Ipv6Addr {
     let base = *random.pick(&[0x2001_0db8u128 << 96, 0, u128::MAX, 1 << 127, 0xfe80 << 112]);
-    let low = *random.pick(&[0u128, 1, 0xff, u64::MAX as u128, 1 << 64, u128::MAX >> 16]);
+    let low = *random.pick(&[0u128, 1, 0xff, u128::from(u64::MAX), 1 << 64, u128::MAX >> 16]);
     let noise = u128::from(random.bits()) << 64 | u128::from(random.bits());
     Ipv6Addr::from(base ^ (noise & low))
 }

@@ -288,8 +288,11 @@ pub fn accept_all(slot: SessionSlot) -> Result<Policy, TooLarge> {
     compile(&[Session { slot, rules: rules.iter().collect(), dns: &[], mirror_non_ip: false }])
 }
 
+/// All rules by place: what each matches, what it says, and what it stands for.
+type List = (Vec<Match>, Vec<RuleEntry>, Vec<Place>);
+
 /// All rules in one list, in the order of evaluation.
-fn list(sessions: &[Session<'_>]) -> Result<(Vec<Match>, Vec<RuleEntry>, Vec<Place>), TooLarge> {
+fn list(sessions: &[Session<'_>]) -> Result<List, TooLarge> {
     let mut matches = Vec::new();
     let mut entries = Vec::new();
     let mut places = Vec::new();

@@ -36,7 +36,7 @@ impl Rows {
 
     /// How many there are.
     pub(super) fn count(&self) -> u32 {
-        if self.words == 0 { 0 } else { self.bits.len() as u32 / self.words }
+        (self.bits.len() as u32).checked_div(self.words).unwrap_or(0)
     }
 
     /// Adds the rows of a dimension of `count` intervals: the number of each interval's row, counted from the first.
