@@ -36,9 +36,15 @@ fn main() -> ExitCode {
 
 /// Runs in the child: hands the kernel programs to aya-build.
 fn build(toolchain: &str) -> Result<(), Box<dyn Error>> {
-    let features: &[&str] = if env::var_os("CARGO_FEATURE_LOG").is_some() { &["log"] } else { &[] };
-    let package =
-        aya_build::Package { name: "mirror-ebpf", root_dir: "../mirror-ebpf", features, ..Default::default() };
+    let wanted = [("CARGO_FEATURE_LOG", "log"), ("CARGO_FEATURE_BENCH", "bench")];
+    let features: Vec<_> =
+        wanted.into_iter().filter(|(set, _)| env::var_os(set).is_some()).map(|(_, feature)| feature).collect();
+    let package = aya_build::Package {
+        name: "mirror-ebpf",
+        root_dir: "../mirror-ebpf",
+        features: &features,
+        ..Default::default()
+    };
     aya_build::build_ebpf([package], aya_build::Toolchain::Custom(toolchain)).map_err(|err| format!("{err:#}").into())
 }
 

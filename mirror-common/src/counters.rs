@@ -36,3 +36,10 @@ unsafe impl aya::Pod for SourceCounters {}
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)` of `u64` only: no padding, every bit pattern is a value.
 unsafe impl aya::Pod for SessionCounters {}
+
+/// Rules whose counters one entry of map `RULE_COUNTERS` holds. Each entry costs the kernel one more line of cache to
+/// find, so there are few.
+pub const RULES_PER_ENTRY: u32 = 64;
+/// Value of map `RULE_COUNTERS`: packets that each rule decided on, by place. The rule at a place is counted in entry
+/// `place / RULES_PER_ENTRY`, at `place % RULES_PER_ENTRY`.
+pub type RuleCounters = [u64; RULES_PER_ENTRY as usize];

@@ -6,6 +6,7 @@
 //! too and are unit-tested there.
 #![cfg_attr(not(test), no_std)]
 
+pub mod bench;
 pub mod counters;
 pub mod flow;
 pub mod mark;

@@ -5,13 +5,17 @@
 //! twice. A TC program has its CPU for itself until it returns.
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
-use mirror_common::{session::SessionSlot, skip::SkipReason, table::Verdict};
+use mirror_common::{
+    session::SessionSlot,
+    skip::SkipReason,
+    table::{Guide, Interval, Record, Verdict, WORD_BITS},
+};
 
 use crate::{
     count,
     fields::Fields,
     packet::Packet,
-    table::{Row, Table, layout, shape},
+    table::{Table, layout, shape},
 };
 
 /// A verdict, and the session it is for.
@@ -61,26 +65,55 @@ pub extern "C" fn mirror_match() -> u32 {
     };
     // SAFETY: as in `decide`, which has lent it to this call.
     let scratch = unsafe { &mut *scratch };
-    scratch.from = 0;
     scratch.place = NOTHING;
     scratch.rejected = NOTHING;
-    if scratch.find_rows().is_none() {
+    scratch.from = 0;
+    if scratch.look_up().is_none() {
         return NOTHING;
     }
-    let visits = shape!(visits) as u32;
+    // Nearly all packets are done after these. The compiler must not know how many there are: it would write all of
+    // them out.
+    let mut left = core::hint::black_box(STEPS_IN_LINE);
+    while left != 0 {
+        if scratch.step().is_none() {
+            return scratch.place;
+        }
+        left -= 1;
+    }
+    let steps = shape!(steps) as u32;
     // SAFETY: `visit` has the signature that the helper calls, and takes no context.
-    unsafe { bpf_loop(visits, visit as *mut _, core::ptr::null_mut(), 0) };
+    unsafe { bpf_loop(steps, visit as *mut _, core::ptr::null_mut(), 0) };
     scratch.place
 }
+
+/// Steps that are taken without a call of [`bpf_loop`]: a call costs more than a step, and the verifier goes through
+/// each of these.
+const STEPS_IN_LINE: u64 = 24;
 
 /// What the steps hand on.
 #[repr(C)]
 struct Scratch {
     fields: Fields,
-    /// Where in the table the rows of the packet are, one for each field.
-    rows: [u32; 5],
-    /// The first rule that is still in question.
+    /// The intervals of the packet's source address and port, in the lanes of a [`Record`], and of its destination's.
+    sources: u64,
+    destinations: u64,
+    /// Positions that are left of the word that is looked at.
+    bits: u64,
+    word: u64,
+    /// The numbers of the packet's rows.
+    rows: [u16; 8],
+    /// The intervals that guide: of source, destination, destination port.
+    intervals: [Interval; 3],
+    /// Where the packet's chain goes on.
+    chain: u32,
+    /// Whose guides come next, and those that are left of the last one.
+    turn: u32,
+    next: u32,
+    end: u32,
+    /// The first place that is still in question.
     from: u32,
+    /// The first place that matches so far, or [`NOTHING`].
+    best: u32,
     /// The rule that accepts, or [`NOTHING`], and its session.
     place: u32,
     slot: u32,
@@ -96,88 +129,159 @@ const NOTHING: u32 = u32::MAX;
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 impl Scratch {
-    /// `None` when there is no rule of the packet's family.
+    /// Looks up the fields; `None` when there is no rule of the packet's family.
     #[inline(always)]
-    fn find_rows(&mut self) -> Option<()> {
+    fn look_up(&mut self) -> Option<()> {
         let table = Table::open()?;
-        let [source, destination, protocol, source_port, destination_port] = &mut self.rows;
-        if self.fields.is_v6 == 0 {
-            *source = table.row_of_u32(layout!(source_v4), self.fields.source[0] as u32)?;
-            *destination = table.row_of_u32(layout!(destination_v4), self.fields.destination[0] as u32)?;
+        let fields = &self.fields;
+        let [source, destination] = if fields.is_v6 == 0 {
+            [
+                table.of_v4(layout!(source_v4), fields.source[0] as u32)?,
+                table.of_v4(layout!(destination_v4), fields.destination[0] as u32)?,
+            ]
         } else {
-            *source = table.row_of_u128(layout!(source_v6), self.fields.source)?;
-            *destination = table.row_of_u128(layout!(destination_v6), self.fields.destination)?;
+            [table.of_v6(layout!(source_v6), fields.source)?, table.of_v6(layout!(destination_v6), fields.destination)?]
+        };
+        self.sources = u64::from(source.number);
+        self.destinations = u64::from(destination.number);
+        self.rows[0] = source.row;
+        self.rows[1] = destination.row;
+        self.intervals[0] = source.interval;
+        self.intervals[1] = destination.interval;
+        let [source, destination] = if self.fields.has_ports == 0 {
+            [table.without_port(layout!(source_port)), table.without_port(layout!(destination_port))]
+        } else {
+            [
+                table.of_port(layout!(source_port), self.fields.source_port as u16)?,
+                table.of_port(layout!(destination_port), self.fields.destination_port as u16)?,
+            ]
+        };
+        self.sources |= u64::from(source.number) << 32;
+        self.destinations |= u64::from(destination.number) << 32;
+        self.rows[2] = source.row;
+        self.rows[3] = destination.row;
+        let protocol = table.protocol(self.fields.protocol as u8);
+        self.rows[4] = protocol.row;
+        let chains = if self.fields.is_v6 == 0 { shape!(chain_v4) } else { shape!(chain_v6) };
+        self.chain = table.chain(chains, protocol.class, source.number, destination.number);
+        self.intervals[2] = destination.interval;
+        self.begin(table);
+        Some(())
+    }
+
+    /// Begins to look at the guides.
+    #[inline(always)]
+    fn begin(&mut self, table: Table) {
+        self.best = table.chained(self.chain).unwrap_or(NOTHING);
+        self.bits = 0;
+        self.turn = 0;
+        self.next = 0;
+        self.end = 0;
+    }
+
+    /// Ends a candidate, a word, the guides of a dimension, or the search for one rule; `None` at the end.
+    #[inline(always)]
+    fn step(&mut self) -> Option<()> {
+        let table = Table::open()?;
+        let mut bits = self.bits;
+        if bits == 0 {
+            let guide = if self.next < self.end {
+                let guide = table.guide(u64::from(self.next))?;
+                self.next += 1;
+                guide
+            } else {
+                let Some(guide) = self.turn() else {
+                    return self.conclude(table);
+                };
+                guide
+            };
+            if guide.least >= self.best {
+                return Some(());
+            }
+            let word = u64::from(guide.word);
+            self.word = word;
+            bits = guide.bits;
+            let [a, b, c, d, e, ..] = self.rows;
+            bits &= table.word(a, word)?;
+            bits &= table.word(b, word)?;
+            bits &= table.word(c, word)?;
+            bits &= table.word(d, word)?;
+            bits &= table.word(e, word)?;
+            if bits == 0 {
+                return Some(());
+            }
         }
-        *protocol = table.row_of_u8(layout!(protocol), self.fields.protocol as u8)?;
-        if self.fields.has_ports == 0 {
-            *source_port = table.row_of_class(layout!(source_port), 0)?;
-            *destination_port = table.row_of_class(layout!(destination_port), 0)?;
+        self.bits = bits & (bits - 1);
+        let position = self.word * u64::from(WORD_BITS) + u64::from(bits.trailing_zeros());
+        let (record, place) = table.record(position)?;
+        // A lane keeps its free bit where the first number is not behind the packet's, and where the packet's is not
+        // behind the last one.
+        let within = |packet: u64, first: u64, last: u64| {
+            ((packet | Record::FREE) - (first & Record::LANES)) & ((last & Record::LANES | Record::FREE) - packet)
+        };
+        let matches = within(self.sources, record.first, record.last)
+            & within(self.destinations, record.first >> 16, record.last >> 16)
+            & Record::FREE;
+        if matches == Record::FREE && place >= self.from && place < self.best {
+            self.best = place;
+        }
+        Some(())
+    }
+
+    /// The first guide of the next dimension that has any.
+    #[inline(always)]
+    fn turn(&mut self) -> Option<Guide> {
+        let [source, destination, port] = self.intervals;
+        let interval = if self.turn == 0 && source.bits != 0 {
+            self.turn = 1;
+            source
+        } else if self.turn <= 1 && destination.bits != 0 {
+            self.turn = 2;
+            destination
+        } else if self.turn <= 2 && port.bits != 0 {
+            self.turn = 3;
+            port
         } else {
-            *source_port = table.row_of_u32(layout!(source_port), self.fields.source_port)?;
-            *destination_port = table.row_of_u32(layout!(destination_port), self.fields.destination_port)?;
+            return None;
+        };
+        self.next = interval.more >> Interval::WORD_BITS;
+        self.end = self.next + (interval.more & Interval::WORD);
+        let word = u32::from(interval.word_and_row) & Interval::WORD;
+        Some(Guide { bits: interval.bits, word, least: u32::from(interval.least) })
+    }
+
+    /// Behind all guides there is a rule, or none; `None` at the end.
+    #[inline(always)]
+    fn conclude(&mut self, table: Table) -> Option<()> {
+        let place = self.best;
+        if u64::from(place) >= shape!(rule_count) {
+            return None;
+        }
+        count::matched(place, self.counted);
+        let (session, rejects) = table.action(u64::from(place))?;
+        if !rejects {
+            self.place = place;
+            self.slot = session.slot;
+            return None;
+        }
+        self.rejected = place;
+        self.from = session.behind;
+        self.begin(table);
+        if self.best < self.from {
+            // Of the session that is done with. More of them are skipped in the same way.
+            self.chain += 1;
+            self.begin(table);
         }
         Some(())
     }
 }
 
-/// One look at the rows: ends a word of the summary, a word, or a session. 1 ends the loop.
+/// A step of the packets that need many. 1 ends the loop.
 extern "C" fn visit(_visit: u64, _context: *mut core::ffi::c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 1;
     };
     // SAFETY: as in `decide`, which has lent it to this call.
     let scratch = unsafe { &mut *scratch };
-    match look(scratch) {
-        Some(from) => {
-            scratch.from = from;
-            0
-        }
-        None => 1,
-    }
-}
-
-/// Where to go on, or `None` at the end.
-#[inline(always)]
-fn look(scratch: &mut Scratch) -> Option<u32> {
-    let table = Table::open()?;
-    let mut rows = [Row::NONE; 5];
-    for (row, offset) in rows.iter_mut().zip(scratch.rows) {
-        *row = table.row(offset)?;
-    }
-    let and = |word: fn(Row, u64) -> u64, index| rows.iter().fold(!0, |bits, row| bits & word(*row, index));
-
-    let from = u64::from(scratch.from);
-    let first_word = from >> 6;
-    let summary_index = first_word >> 6;
-    if summary_index >= shape!(summary_words) {
-        return None;
-    }
-    let summary = and(Row::summary, summary_index) & (!0 << (first_word & 63));
-    if summary == 0 {
-        return Some(((summary_index + 1) << 12) as u32);
-    }
-    let word = (summary_index << 6) + u64::from(summary.trailing_zeros());
-    if word >= shape!(words) {
-        return None;
-    }
-    let mut bits = and(Row::word, word);
-    if word == first_word {
-        bits &= !0 << (from & 63);
-    }
-    if bits == 0 {
-        return Some(((word + 1) << 6) as u32);
-    }
-    let place = (word << 6) + u64::from(bits.trailing_zeros());
-    if place >= shape!(rule_count) {
-        return None;
-    }
-    count::matched(place as u32, scratch.counted);
-    let rule = table.rule(place);
-    if rule.resume != 0 {
-        scratch.rejected = place as u32;
-        return Some(u32::from(rule.resume));
-    }
-    scratch.place = place as u32;
-    scratch.slot = rule.slot;
-    None
+    i64::from(scratch.step().is_none())
 }

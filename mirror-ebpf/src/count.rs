@@ -1,6 +1,6 @@
 //! Counters. Each CPU has its own, so plain additions are enough.
 
-use mirror_common::{policy::Direction, session::SessionSlot, skip::SkipReason};
+use mirror_common::{counters::RULES_PER_ENTRY, policy::Direction, session::SessionSlot, skip::SkipReason};
 
 use crate::maps::{RULE_COUNTERS, SESSION_COUNTERS, SKIPPED, SOURCE_COUNTERS};
 use crate::packet::Packet;
@@ -20,9 +20,13 @@ pub(crate) fn seen(packet: &Packet, direction: Direction) {
 /// The rule at `place` decided on `packets` packets.
 #[inline(always)]
 pub(crate) fn matched(place: u32, packets: u32) {
-    if let Some(count) = RULE_COUNTERS.get_ptr_mut(place) {
+    if let Some(counters) = RULE_COUNTERS.get_ptr_mut(place / RULES_PER_ENTRY) {
         // SAFETY: as in `seen`.
-        unsafe { *count += u64::from(packets) };
+        let counters = unsafe { &mut *counters };
+        // Always so.
+        if let Some(count) = counters.get_mut((place % RULES_PER_ENTRY) as usize) {
+            *count += u64::from(packets);
+        }
     }
 }
 

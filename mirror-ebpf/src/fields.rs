@@ -37,11 +37,39 @@ impl Fields {
     pub(crate) fn read(&mut self, packet: &Packet) -> Option<()> {
         self.has_ports = 0;
         self.too_deep = 0;
+        if self.plain_ipv4(packet).is_some() {
+            return Some(());
+        }
         match self.network_header(packet)? {
             EtherType::IPV4 => self.ipv4(packet),
             EtherType::IPV6 => self.ipv6(packet),
             _ => None,
         }
+    }
+
+    /// Reads the common case, all of it in one go: IPv4 right behind the Ethernet header, without options. `None` is for
+    /// whatever isn't that.
+    #[inline(always)]
+    fn plain_ipv4(&mut self, packet: &Packet) -> Option<()> {
+        if packet.protocol() != EtherType::IPV4 {
+            return None;
+        }
+        let words = packet.linear::<ETHERNET_LEN, 6>()?.map(u32::from_be);
+        let [lengths, fragment, protocol, source, destination, ports] = words;
+        if lengths >> 24 != 0x45 {
+            return None;
+        }
+        self.is_v6 = 0;
+        self.source[0] = u64::from(source);
+        self.destination[0] = u64::from(destination);
+        self.protocol = protocol >> 16 & 0xff;
+        let protocol = IpProtocol(self.protocol as u8);
+        if fragment & 0x1fff == 0 && (protocol == IpProtocol::TCP || protocol == IpProtocol::UDP) {
+            self.has_ports = 1;
+            self.source_port = ports >> 16;
+            self.destination_port = ports & 0xffff;
+        }
+        Some(())
     }
 
     /// Steps over VLAN tags; the ethertype behind them.

@@ -8,6 +8,8 @@
 //! that touches the packet, [`maps`] lists what is shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod classify;
 mod clone;
 mod count;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mirror_common::{
-    counters::{SessionCounters, SourceCounters},
+    counters::{RuleCounters, SessionCounters, SourceCounters},
     policy::DIRECTIONS,
     session::{MAX_SESSIONS, Session, SessionSlot},
     skip::SKIP_REASONS,
@@ -33,7 +33,7 @@ pub(crate) static SKIPPED: PerCpuArray<u64, { SKIP_REASONS as usize }> = PerCpuA
 
 /// Per source and direction: packets that each rule decided on, by its place in the table. User space sizes it.
 #[btf_map]
-pub(crate) static RULE_COUNTERS: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, 1> = PerCpuArray::new();
 
 /// Per source: what its hooks saw, by direction.
 #[btf_map]

@@ -148,6 +148,22 @@ impl Packet {
         Some(unsafe { value.assume_init() })
     }
 
+    /// The `N` words at `OFFSET`, if they lie in the packet's linear part, without a call. Headers nearly always do.
+    #[inline(always)]
+    pub(crate) fn linear<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        // SAFETY: as in `len`; the verifier knows these two as the ends of the linear part.
+        let start = unsafe { (*self.skb).data } as usize;
+        // SAFETY: as above.
+        let end = unsafe { (*self.skb).data_end } as usize;
+        if start + OFFSET + 4 * N > end {
+            return None;
+        }
+        let words = (start + OFFSET) as *const u32;
+        // SAFETY: inside the linear part, checked above. The verifier refuses the program on architectures that can't
+        // read words there; volatile keeps the compiler from reading bytes instead.
+        Some(core::array::from_fn(|index| unsafe { words.add(index).read_volatile() }))
+    }
+
     /// Overwrites the bytes at `offset`.
     #[inline(always)]
     pub(crate) fn store<T: Plain>(&self, offset: u32, value: &T) -> Result<(), HelperError> {

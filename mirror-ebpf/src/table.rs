@@ -3,7 +3,7 @@
 //! table.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use mirror_common::table::{Dimension, RuleEntry, Shape};
+use mirror_common::table::{CHAIN_END, Dimension, Guide, Interval, Protocol, Record, SessionEntry, Shape, WORD_BITS};
 
 /// Per source and direction. User space makes the map, with a value as large as the policy.
 #[btf_map]
@@ -16,17 +16,31 @@ pub(crate) static SHAPE: Shape = Shape {
     destination_v4: NOTHING,
     source_v6: NOTHING,
     destination_v6: NOTHING,
-    protocol: NOTHING,
     source_port: NOTHING,
     destination_port: NOTHING,
+    protocol: 0,
+    chain_v4: 0,
+    chain_v6: 0,
+    chain_count: 0,
+    chains: 0,
+    chain_places: 0,
+    rows: 0,
+    row_count: 0,
+    words: 0,
+    guides: 0,
+    guide_count: 0,
+    records: 0,
+    places: 0,
+    actions: 0,
+    sessions: 0,
+    session_count: 0,
     rules: 0,
     rule_count: 0,
-    words: 0,
-    summary_words: 0,
-    visits: 0,
+    steps: 0,
     non_ip_session: 0,
 };
-const NOTHING: Dimension = Dimension { starts: 0, search_steps: 0, classes: 0, class_count: 0, rows: 0 };
+const NOTHING: Dimension =
+    Dimension { first: 0, shift: 0, starts: 0, search_steps: 0, intervals: 0, details: 0, rows: 0 };
 
 /// Reads a constant that user space sets when it loads the program.
 macro_rules! shape {
@@ -40,31 +54,35 @@ pub(crate) use shape;
 /// Where the parts of a dimension are, as the verifier knows them.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
+    first: u64,
+    shift: u64,
     starts: u64,
     search_steps: u64,
-    classes: u64,
-    class_count: u64,
+    intervals: u64,
+    details: u64,
     rows: u64,
 }
 
 /// The layout of a dimension of [`SHAPE`].
 macro_rules! layout {
     ($dimension:ident) => {
-        $crate::table::Layout::new(
+        $crate::table::Layout::new([
+            $crate::table::shape!($dimension.first),
+            $crate::table::shape!($dimension.shift),
             $crate::table::shape!($dimension.starts),
             $crate::table::shape!($dimension.search_steps),
-            $crate::table::shape!($dimension.classes),
-            $crate::table::shape!($dimension.class_count),
+            $crate::table::shape!($dimension.intervals),
+            $crate::table::shape!($dimension.details),
             $crate::table::shape!($dimension.rows),
-        )
+        ])
     };
 }
 pub(crate) use layout;
 
 impl Layout {
     #[inline(always)]
-    pub(crate) fn new(starts: u64, search_steps: u64, classes: u64, class_count: u64, rows: u64) -> Self {
-        Self { starts, search_steps, classes, class_count, rows }
+    pub(crate) fn new([first, shift, starts, search_steps, intervals, details, rows]: [u64; 7]) -> Self {
+        Self { first, shift, starts, search_steps, intervals, details, rows }
     }
 }
 
@@ -74,10 +92,12 @@ pub(crate) struct Table {
     base: *const u8,
 }
 
-/// A row: its summary, then its words.
+/// What a value leads to: the number of its interval, the guides of that, and the number of its row.
 #[derive(Clone, Copy)]
-pub(crate) struct Row {
-    base: *const u8,
+pub(crate) struct Found {
+    pub(crate) number: u32,
+    pub(crate) interval: Interval,
+    pub(crate) row: u16,
 }
 
 impl Table {
@@ -86,37 +106,119 @@ impl Table {
         Some(Self { base: TABLE.get_ptr(0)?.cast() })
     }
 
-    /// The rule at `place`, which must be below the rule count.
+    /// What the rule at `place`, which must be below the rule count, says: its session, and whether it rejects.
     #[inline(always)]
-    pub(crate) fn rule(self, place: u64) -> RuleEntry {
-        let offset = shape!(rules) + place * size_of::<RuleEntry>() as u64;
-        // SAFETY: user space put `rule_count` entries there; the verifier checks the bounds.
-        unsafe { self.base.add(offset as usize).cast::<RuleEntry>().read() }
-    }
-
-    /// Where the row for a 32-bit value is.
-    #[inline(always)]
-    pub(crate) fn row_of_u32(self, layout: Layout, value: u32) -> Option<u32> {
-        let mut interval = 0u64;
-        let mut step = (1u64 << layout.search_steps) >> 1;
-        while step != 0 {
-            // SAFETY: there are 2^search_steps starts, and `interval + step` stays below that.
-            let start = unsafe { self.read::<u32>(layout.starts + (interval + step) * 4) };
-            interval += step * top_bit(!less(u64::from(value), u64::from(start)));
-            step >>= 1;
+    pub(crate) fn action(self, place: u64) -> Option<(SessionEntry, bool)> {
+        let offset = shape!(actions) + place * 2;
+        // SAFETY: user space put one there for each place.
+        let action = unsafe { self.read::<u16>(offset) };
+        let session = u64::from(action >> 1);
+        if session >= shape!(session_count) {
+            return None;
         }
-        self.row_of_interval(layout, interval)
+        let offset = shape!(sessions) + session * size_of::<SessionEntry>() as u64;
+        // SAFETY: user space put `session_count` of them there.
+        Some((unsafe { self.read(offset) }, action & 1 != 0))
     }
 
-    /// Where the row for a 128-bit value is.
+    /// A guide; `None` where there are not so many.
     #[inline(always)]
-    pub(crate) fn row_of_u128(self, layout: Layout, value: [u64; 2]) -> Option<u32> {
-        let [high, low] = value;
-        let mut interval = 0u64;
+    pub(crate) fn guide(self, index: u64) -> Option<Guide> {
+        if index >= shape!(guide_count) {
+            return None;
+        }
+        let offset = shape!(guides) + index * size_of::<Guide>() as u64;
+        // SAFETY: user space put `guide_count` guides there.
+        Some(unsafe { self.read(offset) })
+    }
+
+    /// What stands at a position, and its place; `None` where there are not so many.
+    #[inline(always)]
+    pub(crate) fn record(self, position: u64) -> Option<(Record, u32)> {
+        if position >= shape!(words) * u64::from(WORD_BITS) {
+            return None;
+        }
+        let offset = shape!(records) + position * size_of::<Record>() as u64;
+        // SAFETY: user space put a record there for each bit of a row.
+        let record = unsafe { self.read(offset) };
+        let offset = shape!(places) + position * 2;
+        // SAFETY: likewise a place.
+        let place = unsafe { self.read::<u16>(offset) };
+        Some((record, u32::from(place)))
+    }
+
+    /// The word of a row; `None` where there are not so many.
+    #[inline(always)]
+    pub(crate) fn word(self, row: u16, word: u64) -> Option<u64> {
+        let row = u64::from(row);
+        if row >= shape!(row_count) || word >= shape!(words) {
+            return None;
+        }
+        let offset = shape!(rows) + (row * shape!(words) + word) * 8;
+        // SAFETY: user space put `row_count` rows of `words` words there.
+        Some(unsafe { self.read(offset) })
+    }
+
+    /// The interval of an IPv4 address.
+    #[inline(always)]
+    pub(crate) fn of_v4(self, layout: Layout, address: u32) -> Option<Found> {
+        let number = self.search_u32(layout, u64::from(address))?;
+        Some(self.found(layout, number))
+    }
+
+    /// The interval of a port.
+    #[inline(always)]
+    pub(crate) fn of_port(self, layout: Layout, port: u16) -> Option<Found> {
+        let number = self.search_u32(layout, u64::from(port))?;
+        Some(self.found(layout, number + 1))
+    }
+
+    /// The interval of packets without ports.
+    #[inline(always)]
+    pub(crate) fn without_port(self, layout: Layout) -> Found {
+        self.found(layout, 0)
+    }
+
+    /// What a protocol leads to.
+    #[inline(always)]
+    pub(crate) fn protocol(self, protocol: u8) -> Protocol {
+        let offset = shape!(protocol) + u64::from(protocol) * size_of::<Protocol>() as u64;
+        // SAFETY: user space put one there for each protocol.
+        unsafe { self.read(offset) }
+    }
+
+    /// Where the chain of packets of a protocol class and two intervals of ports begins, of the chains of a family.
+    #[inline(always)]
+    pub(crate) fn chain(self, family: u64, class: u16, source_port: u32, destination_port: u32) -> u32 {
+        let ports = (shape!(source_port.intervals) + 1, shape!(destination_port.intervals) + 1);
+        let index = (u64::from(class) * ports.0 + u64::from(source_port)) * ports.1 + u64::from(destination_port);
+        if family == 0 || index >= shape!(chain_count) {
+            return 0;
+        }
+        // SAFETY: user space put so many there.
+        u32::from(unsafe { self.read::<u16>(family + index * 2) })
+    }
+
+    /// A place in the chains; `None` where there are not so many, or at the end of one.
+    #[inline(always)]
+    pub(crate) fn chained(self, index: u32) -> Option<u32> {
+        if u64::from(index) >= shape!(chain_places) {
+            return None;
+        }
+        let offset = shape!(chains) + u64::from(index) * 2;
+        // SAFETY: user space put so many there.
+        let place = unsafe { self.read::<u16>(offset) };
+        if place == CHAIN_END { None } else { Some(u32::from(place)) }
+    }
+
+    /// The interval of an IPv6 address.
+    #[inline(always)]
+    pub(crate) fn of_v6(self, layout: Layout, [high, low]: [u64; 2]) -> Option<Found> {
+        let mut interval = self.first(layout, high)?;
         let mut step = (1u64 << layout.search_steps) >> 1;
         while step != 0 {
             let offset = layout.starts + (interval + step) * 16;
-            // SAFETY: as in `row_of_u32`, with 16 bytes for each start.
+            // SAFETY: behind the starts there are 2^search_steps more.
             let start_high = unsafe { self.read::<u64>(offset) };
             // SAFETY: as above.
             let start_low = unsafe { self.read::<u64>(offset + 8) };
@@ -124,45 +226,44 @@ impl Table {
             interval += step * top_bit(not_above);
             step >>= 1;
         }
-        self.row_of_interval(layout, interval)
+        Some(self.found(layout, interval))
     }
 
-    /// Where the row for an 8-bit value is: no search.
+    /// The interval of a value of at most 32 bits.
     #[inline(always)]
-    pub(crate) fn row_of_u8(self, layout: Layout, value: u8) -> Option<u32> {
-        self.row_of_interval(layout, u64::from(value))
+    fn search_u32(self, layout: Layout, value: u64) -> Option<u64> {
+        let mut interval = self.first(layout, value)?;
+        let mut step = (1u64 << layout.search_steps) >> 1;
+        while step != 0 {
+            // SAFETY: behind the starts there are 2^search_steps more.
+            let start = unsafe { self.read::<u32>(layout.starts + (interval + step) * 4) };
+            interval += step * top_bit(!value.wrapping_sub(u64::from(start)));
+            step >>= 1;
+        }
+        Some(interval)
     }
 
+    /// Where to begin to search.
     #[inline(always)]
-    fn row_of_interval(self, layout: Layout, interval: u64) -> Option<u32> {
-        // SAFETY: every interval has a class.
-        let class = unsafe { self.read::<u16>(layout.classes + interval * 2) };
-        self.row_of_class(layout, u64::from(class))
-    }
-
-    /// Where the row of a class is.
-    #[inline(always)]
-    pub(crate) fn row_of_class(self, layout: Layout, class: u64) -> Option<u32> {
-        // Always so; the verifier wants to see it.
-        if class >= layout.class_count {
+    fn first(self, layout: Layout, head: u64) -> Option<u64> {
+        if layout.intervals == 0 {
             return None;
         }
-        let stride = (shape!(summary_words) + shape!(words)) * 8;
-        let offset = layout.rows + class * stride;
-        Some(offset as u32)
-    }
-
-    /// The row at `offset`, which is one that the functions above gave.
-    #[inline(always)]
-    pub(crate) fn row(self, offset: u32) -> Option<Row> {
-        let stride = (shape!(summary_words) + shape!(words)) * 8;
-        let offset = u64::from(offset);
-        // Always so; the verifier wants to see it.
-        if offset > shape!(rules) - stride {
+        // SAFETY: there is a number for each value of the upper bits.
+        let interval = u64::from(unsafe { self.read::<u16>(layout.first + (head >> layout.shift) * 2) });
+        // Never so; the verifier wants to see it.
+        if interval >= layout.intervals {
             return None;
         }
-        // SAFETY: all rows end before the rules; the verifier checks the bounds.
-        Some(Row { base: unsafe { self.base.add(offset as usize) } })
+        Some(interval)
+    }
+
+    #[inline(always)]
+    fn found(self, layout: Layout, number: u64) -> Found {
+        // SAFETY: each number has its details, and behind the last there are 2^search_steps more.
+        let interval = unsafe { self.read::<Interval>(layout.details + number * size_of::<Interval>() as u64) };
+        let row = layout.rows as u16 + (interval.word_and_row >> Interval::WORD_BITS);
+        Found { number: number as u32, interval, row }
     }
 
     /// # Safety
@@ -171,26 +272,6 @@ impl Table {
     unsafe fn read<T: Copy>(self, offset: u64) -> T {
         // SAFETY: by contract.
         unsafe { self.base.add(offset as usize).cast::<T>().read() }
-    }
-}
-
-impl Row {
-    /// In the place of a row that is still to come.
-    pub(crate) const NONE: Self = Self { base: core::ptr::null() };
-
-    /// A word of the summary; `index` must be below `summary_words`.
-    #[inline(always)]
-    pub(crate) fn summary(self, index: u64) -> u64 {
-        // SAFETY: by contract; the verifier checks the bounds.
-        unsafe { self.base.add((index * 8) as usize).cast::<u64>().read() }
-    }
-
-    /// A word of the row; `index` must be below `words`.
-    #[inline(always)]
-    pub(crate) fn word(self, index: u64) -> u64 {
-        let offset = (shape!(summary_words) + index) * 8;
-        // SAFETY: by contract; the verifier checks the bounds.
-        unsafe { self.base.add(offset as usize).cast::<u64>().read() }
     }
 }
 

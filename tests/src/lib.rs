@@ -19,6 +19,7 @@ pub mod process;
 pub mod properties;
 pub mod random;
 pub mod recording;
+pub mod rulesets;
 pub mod trace;
 pub mod traffic;
 pub mod vxlan;

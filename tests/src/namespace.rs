@@ -65,6 +65,11 @@ impl Namespace {
         run("ip", &["-netns", &self.name, "-batch", "-"], Some(lines)).map(drop)
     }
 
+    /// Runs a program inside, `input` being its standard input; the value is what it printed.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        self.enter(|| run(program, arguments, Some(input)))
+    }
+
     fn tool(&self, program: &str, arguments: &str) -> Result<String> {
         let mut words = vec!["-netns", self.name.as_str()];
         words.extend(arguments.split_whitespace());

@@ -1,5 +1,6 @@
 //! Commands for people who work on mirrorctl.
 
+mod bench;
 mod build;
 mod failure;
 mod fuzz;
@@ -56,6 +57,9 @@ Environment:
     Fuzz(fuzz::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
     Vm(vm::Options),
+    /// Measure, in throwaway namespaces
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check the formatting and run clippy, warnings being errors
     Lint,
     /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Cmd::Verdicts(options) => verdicts::run(&options),
         Cmd::Fuzz(options) => fuzz::run(&options),
         Cmd::Vm(options) => vm::run(&options),
+        Cmd::Bench(what) => bench::run(&what),
         Cmd::Lint => lint::run(),
         Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
     };

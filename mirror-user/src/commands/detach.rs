@@ -48,8 +48,7 @@ fn detach_one(what: &str, instance: &Instance, links: &Links, interface: &Interf
     state.require_this_network_namespace(what, instance)?;
     let remaining = without_made_by_attach(&definitions, [interface]);
     // Also one that the next change would attach (a boot came between).
-    let will_be_attached =
-        definitions.sessions_of(interface).next().is_some() && !state.detached.contains(interface);
+    let will_be_attached = definitions.sessions_of(interface).next().is_some() && !state.detached.contains(interface);
     if state.source(interface).is_none() && !will_be_attached {
         return Err(Error::new(Kind::NotFound, what, format_args!("instance {} has not attached it", instance.name()))
             .hint("'mirrorctl status' lists what is attached"));

@@ -1,10 +1,8 @@
-//! One dimension: intervals of a field's values, and the rows of rules that they satisfy.
+//! One dimension: the intervals of a field's values.
 
-use std::collections::HashMap;
+use mirror_common::table::{self, Interval};
 
-use mirror_common::table::{self, WORD_BITS};
-
-use super::offset;
+use super::table::{Table, halves};
 
 /// What the field is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,96 +11,12 @@ pub(super) enum Width {
     V4,
     /// IPv6 address.
     V6,
-    /// TCP or UDP port. Class 0 is that of packets without ports.
+    /// TCP or UDP port.
     Port,
-    /// IP protocol: a class for each value.
-    Protocol,
 }
 
-/// A dimension before it has a place in a table.
-pub(super) struct Dimension {
-    width: Width,
-    words: usize,
-    starts: Vec<u128>,
-    classes: Vec<u16>,
-    /// The rows, one behind the other.
-    rows: Vec<u64>,
-}
-
-impl Dimension {
-    /// Builds the dimension from `(rule, first, last)`: the values that each rule takes. `no_value` are the rules that a
-    /// packet without the field satisfies.
-    pub(super) fn build(width: Width, words: usize, no_value: &[usize], ranges: &[(usize, u128, u128)]) -> Self {
-        let mut dimension = Self { width, words, starts: Vec::new(), classes: Vec::new(), rows: Vec::new() };
-        if ranges.is_empty() && matches!(width, Width::V4 | Width::V6) {
-            // No rule of this family: no class, and no packet of it matches anything.
-            return dimension;
-        }
-        let mut sweep = Sweep { row: vec![0; words], fingerprint: 0, known: HashMap::new() };
-        if width == Width::Port {
-            no_value.iter().for_each(|rule| sweep.toggle(*rule));
-            let without_ports = sweep.class(&mut dimension.rows);
-            debug_assert_eq!(without_ports, 0, "the first row is that of packets without ports");
-            no_value.iter().for_each(|rule| sweep.toggle(*rule));
-        }
-
-        // Where a rule begins to match, and where it no longer does.
-        let mut edges: Vec<(u128, usize)> = Vec::with_capacity(2 * ranges.len() + 1);
-        for &(rule, first, last) in ranges {
-            edges.push((first, rule));
-            edges.extend(last.checked_add(1).map(|behind| (behind, rule)));
-        }
-        edges.sort_unstable();
-        let mut edges = edges.into_iter().peekable();
-        let mut start = 0;
-        loop {
-            while let Some((_, rule)) = edges.next_if(|(edge, _)| *edge == start) {
-                sweep.toggle(rule);
-            }
-            dimension.starts.push(start);
-            dimension.classes.push(sweep.class(&mut dimension.rows));
-            match edges.peek() {
-                Some((edge, _)) if *edge <= width.largest() => start = *edge,
-                _ => break,
-            }
-        }
-        dimension
-    }
-
-    /// Puts the dimension at the end of `table`.
-    pub(super) fn place(mut self, table: &mut Vec<u64>) -> table::Dimension {
-        let stride = self.words.div_ceil(WORD_BITS as usize) + self.words;
-        let class_count = match stride {
-            // Without rules there are no rows either.
-            0 => 0,
-            stride => self.rows.len() / stride,
-        };
-        let mut placed = table::Dimension { class_count: class_count as u32, ..Default::default() };
-        if self.width == Width::Protocol {
-            // Every value is an interval of its own: a class for each, and nothing to search.
-            let class_of = |value: u128| self.classes[self.starts.partition_point(|start| *start <= value) - 1];
-            self.classes = (0..=Width::Protocol.largest()).map(class_of).collect();
-        } else if class_count != 0 {
-            let intervals = self.starts.len().next_power_of_two();
-            let last = self.starts.len() - 1;
-            self.starts.resize(intervals, self.starts[last]);
-            self.classes.resize(intervals, self.classes[last]);
-            placed.search_steps = intervals.ilog2();
-            placed.starts = offset(table);
-            match self.width {
-                Width::V6 => {
-                    table.extend(self.starts.iter().flat_map(|start| [(start >> 64) as u64, *start as u64]));
-                }
-                _ => pack(table, &self.starts.iter().map(|start| *start as u32).collect::<Vec<_>>(), u32::to_ne_bytes),
-            }
-        }
-        placed.classes = offset(table);
-        pack(table, &self.classes, u16::to_ne_bytes);
-        placed.rows = offset(table);
-        table.append(&mut self.rows);
-        placed
-    }
-}
+/// Upper bits that the first step of a search looks at, at most: 8 KiB of numbers.
+const FIRST_BITS_MAX: u32 = 12;
 
 impl Width {
     /// The largest value of the field.
@@ -111,66 +25,108 @@ impl Width {
             Self::V4 => u32::MAX as u128,
             Self::V6 => u128::MAX,
             Self::Port => u16::MAX as u128,
-            Self::Protocol => u8::MAX as u128,
+        }
+    }
+
+    /// Bits of what the first step of a search looks at, and how many of them at least: no shift is as wide as a word.
+    const fn first_bits(self) -> (u32, u32) {
+        match self {
+            Self::V4 => (32, 0),
+            Self::V6 => (64, 1),
+            Self::Port => (16, 0),
+        }
+    }
+
+    /// What the first step of a search looks at.
+    const fn head(self, value: u128) -> u64 {
+        match self {
+            Self::V6 => (value >> 64) as u64,
+            Self::V4 | Self::Port => value as u64,
+        }
+    }
+
+    /// The lowest value with that.
+    const fn with_head(self, head: u64) -> u128 {
+        match self {
+            Self::V6 => (head as u128) << 64,
+            Self::V4 | Self::Port => head as u128,
+        }
+    }
+
+    /// 1 where number 0 is that of packets without the field.
+    const fn absent(self) -> u32 {
+        match self {
+            Self::Port => 1,
+            Self::V4 | Self::V6 => 0,
         }
     }
 }
 
-/// The row of the interval that a sweep over the values has reached.
-struct Sweep {
-    row: Vec<u64>,
-    /// Changes with each toggle; equal rows have equal ones.
-    fingerprint: u64,
-    /// Classes by fingerprint of their row.
-    known: HashMap<u64, Vec<u16>>,
+/// The intervals of a field.
+pub(super) struct Dimension {
+    width: Width,
+    starts: Vec<u128>,
 }
 
-impl Sweep {
-    fn toggle(&mut self, rule: usize) {
-        self.row[rule / WORD_BITS as usize] ^= 1 << (rule % WORD_BITS as usize);
-        self.fingerprint ^= scramble(rule as u64 + 1);
+impl Dimension {
+    /// The intervals in which no rule begins or ends to match, of the first and last values that rules take.
+    pub(super) fn of(width: Width, ranges: impl Iterator<Item = (u128, u128)>) -> Self {
+        let mut starts = vec![0];
+        for (first, last) in ranges {
+            starts.push(first);
+            starts.extend(last.checked_add(1).filter(|behind| *behind <= width.largest()));
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        Self { width, starts }
     }
 
-    /// The class of the row; a new one is added to `rows`.
-    fn class(&mut self, rows: &mut Vec<u64>) -> u16 {
-        let summary_words = self.row.len().div_ceil(WORD_BITS as usize);
-        let stride = summary_words + self.row.len();
-        if stride == 0 {
-            return 0;
-        }
-        let known = self.known.entry(self.fingerprint).or_default();
-        // The fingerprint is only a hint; the row itself decides.
-        for class in known.iter() {
-            let at = usize::from(*class) * stride + summary_words;
-            if rows[at..at + self.row.len()] == self.row {
-                return *class;
-            }
-        }
-        // At most two edges for each rule: fewer than 2^16 classes.
-        let class = (rows.len() / stride) as u16;
-        for words in self.row.chunks(WORD_BITS as usize) {
-            let bit = |(index, word): (usize, &u64)| u64::from(*word != 0) << index;
-            rows.push(words.iter().enumerate().map(bit).sum());
-        }
-        rows.extend_from_slice(&self.row);
-        known.push(class);
-        class
+    /// How many numbers of intervals there are.
+    pub(super) fn count(&self) -> u32 {
+        self.starts.len() as u32 + self.width.absent()
     }
-}
 
-/// The finaliser of SplitMix64: neighbours become unlike.
-const fn scramble(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
+    /// The numbers of the first and the last interval of a range that [`Self::of`] was given.
+    pub(super) fn numbers(&self, (first, last): (u128, u128)) -> (u32, u32) {
+        let number =
+            |value: u128| (self.starts.partition_point(|start| *start <= value) - 1) as u32 + self.width.absent();
+        (number(first), number(last))
+    }
 
-/// Appends small values side by side, as they stand in memory, filled up to whole words.
-fn pack<T: Copy, const N: usize>(table: &mut Vec<u64>, values: &[T], bytes: fn(T) -> [u8; N]) {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| bytes(*value)).collect();
-    table.extend(bytes.chunks(8).map(|chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_ne_bytes(word)
-    }));
+    /// Puts the dimension into `table`; `details` has one for each number.
+    pub(super) fn place(self, details: &[Interval], rows: u32, table: &mut Table) -> table::Dimension {
+        let intervals = self.starts.len();
+        let (bits, least) = self.width.first_bits();
+        let wanted = intervals.next_power_of_two().ilog2().clamp(least, FIRST_BITS_MAX.min(bits));
+        let shift = bits - wanted;
+        // By upper bits: the interval of the lowest value that has them.
+        let mut first = Vec::with_capacity(1 << wanted);
+        let mut most = 1;
+        for head in 0..1u64 << wanted {
+            let lowest = self.width.with_head(head << shift);
+            let from = self.starts.partition_point(|start| *start <= lowest) - 1;
+            let behind = self.starts.partition_point(|start| self.width.head(*start) >> shift <= head);
+            most = most.max(behind - from);
+            first.push(from as u16);
+        }
+        let search_steps = most.next_power_of_two().ilog2();
+        let padding = 1 << search_steps;
+        // Nothing is above these but the largest address, which is in the last interval anyway.
+        let starts = self.starts.iter().copied().chain(std::iter::repeat_n(u128::MAX, padding));
+        let last = details[details.len() - 1];
+        table::Dimension {
+            first: table.put_u16(&first),
+            shift,
+            starts: match self.width {
+                Width::V6 => table.put(starts.flat_map(|start| [(start >> 64) as u64, start as u64])),
+                Width::V4 | Width::Port => table.put_u32(&starts.map(|start| start as u32).collect::<Vec<_>>()),
+            },
+            search_steps,
+            intervals: intervals as u32,
+            details: table.put(details.iter().copied().chain(std::iter::repeat_n(last, padding)).flat_map(|detail| {
+                [detail.bits, halves(u32::from(detail.word_and_row) | u32::from(detail.least) << 16, detail.more)]
+            })),
+            rows,
+        }
+    }
 }

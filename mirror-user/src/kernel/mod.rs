@@ -6,6 +6,8 @@
 //! policies, `<generation>/<direction>/`: table, rule counters and program. The directory of an instance is built beside
 //! its place and published by one rename.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod grace;
 mod hook;
 mod judge;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
-use mirror_common::counters::{SessionCounters, SourceCounters};
+use mirror_common::counters::{RULES_PER_ENTRY, RuleCounters, SessionCounters, SourceCounters};
 use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
@@ -278,11 +280,15 @@ impl Kernel {
             return Ok(Vec::new());
         }
         let rules = table::rules(&table)?;
-        let counters: PerCpuArray<_, u64> = typed(Map::PerCpuArray(open(&counters)?), RULE_COUNTERS)?;
-        let read =
-            |place| counters.get(&place, 0).map_err(|error| failed(format_args!("read map {RULE_COUNTERS}"))(&error));
-        let counted = |(place, rule)| Ok((rule, read(place)?.iter().sum()));
-        (0..).zip(rules).map(counted).collect()
+        let counters: PerCpuArray<_, RuleCounters> = typed(Map::PerCpuArray(open(&counters)?), RULE_COUNTERS)?;
+        let mut counts = Vec::with_capacity(rules.len());
+        for (entry, rules) in (0..).zip(rules.chunks(RULES_PER_ENTRY as usize)) {
+            let per_cpu =
+                counters.get(&entry, 0).map_err(|error| failed(format_args!("read map {RULE_COUNTERS}"))(&error))?;
+            let sum = |index: usize| per_cpu.iter().map(|counters| counters[index]).sum();
+            counts.extend(rules.iter().enumerate().map(|(index, rule)| (*rule, sum(index))));
+        }
+        Ok(counts)
     }
 
     /// Whoever answers questions for a direction of a source: the program that is attached.
@@ -420,7 +426,7 @@ fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>, mut use_it: impl FnMu
         loader.override_global("SOURCE_IFINDEX", &load.source_ifindex, true);
         loader.override_global("SHAPE", &load.policy.shape, true);
         // A map has one entry at least.
-        loader.map_max_entries(RULE_COUNTERS, load.policy.places.len().max(1) as u32);
+        loader.map_max_entries(RULE_COUNTERS, (load.policy.places.len() as u32).div_ceil(RULES_PER_ENTRY).max(1));
         if let Some(bytes) = load.ring_bytes {
             loader.map_max_entries(TRACE, bytes);
         }
