@@ -2,7 +2,7 @@
 //!
 //! A packet's path is the list of modules: the source hook ([`source`]) tells own copies apart ([`own_copy`]), asks
 //! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]); the kernel cuts GSO packets into
-//! wire packets and fills in checksums on the way; the hook at the tap's other end ([`tap`]) takes VLAN tags off
+//! wire packets and fills in checksums on the way (a clone without Ethernet header gets one first, in [`raw`]); the hook at the tap's other end ([`tap`]) takes VLAN tags off
 //! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`]), cuts the frame and puts the
 //! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
 //! that touches the packet, [`maps`] lists what is shared with user space.
@@ -19,6 +19,7 @@ mod flow;
 mod maps;
 mod own_copy;
 mod packet;
+mod raw;
 mod route;
 mod send;
 mod source;
@@ -61,12 +62,23 @@ fn mirror_trace(ctx: TcContext) -> i32 {
 /// At the receiving end of the tap: clones on their way to a target.
 #[classifier]
 fn mirror_tap(ctx: TcContext) -> i32 {
-    match tap::forward(&Packet::new(&ctx)) {
+    action(&ctx, tap::forward(&Packet::new(&ctx)))
+}
+
+/// At the egress of the raw device: clones from sources without Ethernet header, on their way to the tap.
+#[classifier]
+fn mirror_raw(ctx: TcContext) -> i32 {
+    action(&ctx, raw::forward(&Packet::new(&ctx)))
+}
+
+#[inline(always)]
+fn action(_ctx: &TcContext, forwarded: Result<i32, tap::Stop>) -> i32 {
+    match forwarded {
         Ok(action) => action,
         Err(tap::Stop::Skipped(reason)) => {
             count::skipped(reason);
             #[cfg(feature = "log")]
-            aya_log_ebpf::info!(&ctx, "copy skipped: {}", reason.name());
+            aya_log_ebpf::info!(_ctx, "copy skipped: {}", reason.name());
             TC_ACT_SHOT
         }
         Err(tap::Stop::NotACopy) => TC_ACT_SHOT,

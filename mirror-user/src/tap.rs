@@ -66,7 +66,7 @@ impl Tap {
 }
 
 /// Writes a setting of the network namespace. One whose protocol the kernel doesn't have is left alone.
-fn set(setting: &str, value: &str) -> Result<()> {
+pub(crate) fn set(setting: &str, value: &str) -> Result<()> {
     let path = PathBuf::from("/proc/sys/net").join(setting);
     if setting.starts_with("ipv6/") && !PathBuf::from("/proc/sys/net/ipv6").exists() {
         return Ok(());

@@ -85,16 +85,6 @@ fn without_bpffs_attach_says_how_to_mount_it() -> Result<()> {
 }
 
 #[test]
-fn a_source_without_ethernet_header_is_refused() -> Result<()> {
-    let lab = Lab::new()?;
-    lab.host.ip("tuntap add dev t0 mode tun")?;
-    let before = lab.traces()?;
-    lab.mirrorctl(&format!("attach t0 --target {}", COLLECTOR.v4))?.fails(2, &["t0", "Ethernet header"]);
-    before.are_all_there_is(&lab.traces()?, "after attaching a tun device");
-    Ok(())
-}
-
-#[test]
 fn an_ingress_qdisc_in_the_way_is_a_conflict() -> Result<()> {
     let lab = Lab::new()?;
     lab.host.tc("qdisc add dev s0 ingress")?;

@@ -1,4 +1,4 @@
-//! What is refused of an interface, and what must hold before anything is attached.
+//! How an interface is attached, and what must hold before anything is.
 
 use crate::cli::HookChoice;
 use crate::error::{Error, Kind, Result};
@@ -14,21 +14,6 @@ use crate::tap::Tap;
 /// The error about an interface that isn't there.
 pub(super) fn no_such_interface(what: &str, name: &InterfaceName) -> Error {
     Error::new(Kind::NotFound, what, format_args!("{name}: there is no such interface")).hint("'ip link' lists them")
-}
-
-/// Refuses an interface that can't be a source.
-pub(super) fn refuse_source(what: &str, interface: &Link) -> Result<()> {
-    if interface.has_ethernet_header {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::BadInput,
-        what,
-        format_args!(
-            "{}: its packets have no Ethernet header (a tunnel, say); this version mirrors Ethernet interfaces only",
-            interface.name
-        ),
-    ))
 }
 
 /// The hook for an interface that has none of ours.

@@ -24,6 +24,7 @@ use crate::instance::Instance;
 use crate::kernel::{self, Constants, Kernel, NewGeneration};
 use crate::links::{Destination, Link, Links};
 use crate::model::{Endpoint, InterfaceName};
+use crate::raw;
 use crate::resolvers;
 use crate::state::{Hook, Retired, Session, Source, State};
 use crate::tap::Tap;
@@ -54,6 +55,7 @@ struct Change {
 /// Something that was done, and how it is undone.
 enum Done {
     InstanceCreated,
+    RawDeviceCreated,
     SessionAdded(Session),
     /// Pins of the next generation of a source.
     Built(Link, kernel::Generation),
@@ -176,10 +178,7 @@ fn changes(
                 }
                 source.hook
             }
-            None => {
-                attach::refuse_source(what, &interface)?;
-                attach::choose_hook(what, request.hook, &interface, links)?
-            }
+            None => attach::choose_hook(what, request.hook, &interface, links)?,
         };
         changes.push(Change { interface, hook, known, name: name.clone(), plan });
     }
@@ -326,6 +325,10 @@ fn change_kernel(
         done.push(Done::SessionAdded(session.clone()));
         kernel.add_session(session.slot, kernel_session(session, *source_address))?;
     }
+    let raw = match changes.iter().find(|change| !change.interface.has_ethernet_header) {
+        Some(change) => Some(raw_device(instance, links, &kernel, change.hook, constants(&tap), done)?),
+        None => None,
+    };
     // All are built before one is attached: most of what can fail has failed by then.
     let mut wanted = Vec::new();
     for change in changes {
@@ -335,7 +338,13 @@ fn change_kernel(
             true => Done::Built(change.interface.clone(), generation),
             false => Done::Begun(source.clone()),
         });
-        wanted.push(NewGeneration { ifindex: change.interface.index, generation, policies: &change.plan.policies });
+        let clones_to = raw.as_ref().filter(|_| !change.interface.has_ethernet_header).unwrap_or(&tap.sending);
+        wanted.push(NewGeneration {
+            interface: &change.interface,
+            clone_ifindex: clones_to.index,
+            generation,
+            policies: &change.plan.policies,
+        });
     }
     kernel.build(constants(&tap), &wanted)?;
     for (change, NewGeneration { generation, .. }) in changes.iter().zip(&wanted) {
@@ -350,6 +359,28 @@ fn change_kernel(
         }
     }
     Ok(())
+}
+
+/// The raw device, made if it isn't there, with its program.
+fn raw_device(
+    instance: &Instance,
+    links: &Links,
+    kernel: &Kernel,
+    hook: Hook,
+    constants: Constants,
+    done: &mut Vec<Done>,
+) -> Result<Link> {
+    match raw::find(instance, links)? {
+        Some(raw) if raw.up => return Ok(raw),
+        // What a crash left.
+        Some(raw) => links.delete(&raw)?,
+        None => {}
+    }
+    done.push(Done::RawDeviceCreated);
+    let raw = raw::create(instance, links)?;
+    kernel.attach_raw(instance, &raw, hook, constants)?;
+    raw::set_up(&raw, links)?;
+    Ok(raw)
 }
 
 /// The number of the generation that is being built: above every one that there is, or was on record.
@@ -369,6 +400,7 @@ fn undo(instance: &Instance, links: &Links, done: Vec<Done>) -> Result<()> {
         };
         let undone = match step {
             Done::InstanceCreated => remove::instance(instance, links),
+            Done::RawDeviceCreated => raw::remove(instance, links),
             Done::SessionAdded(session) => kernel.remove_session(session.slot),
             Done::Built(interface, generation) => kernel.remove_generation(interface.index, generation),
             Done::Begun(source) => remove::from_kernel(instance, links, &source),

@@ -5,6 +5,7 @@ use crate::instance::Instance;
 use crate::kernel::{self, Kernel};
 use crate::links::{Link, Links};
 use crate::model::InterfaceName;
+use crate::raw;
 use crate::state::{Carried, Hook, Source, State};
 use crate::tap::Tap;
 
@@ -68,12 +69,13 @@ pub fn filters(instance: &Instance, links: &Links, interface: &Link, owns_qdisc:
     if owns_qdisc { kernel::remove_qdisc(interface, links) } else { Ok(()) }
 }
 
-/// Removes the tap and every pin.
+/// Removes the helper devices and every pin.
 pub fn instance(instance: &Instance, links: &Links) -> Result<()> {
     // The devices first: with the program's pin its link goes, and what then still came through would reach the stack.
+    let raw = raw::remove(instance, links);
     let tap = Tap::remove(instance, links);
     let pins = Kernel::remove(instance);
-    tap.and(pins)
+    raw.and(tap).and(pins)
 }
 
 /// All errors as one.
