@@ -7,8 +7,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
-        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop,
+        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -239,6 +239,13 @@ impl Packet {
     pub(crate) fn push_head(&self, len: u32) -> Result<(), HelperError> {
         // SAFETY: the context is valid for the whole run of the program.
         done(unsafe { bpf_skb_change_head(self.skb, len, 0) })
+    }
+
+    /// Sets whom the kernel takes the packet to be for (`skb->pkt_type`).
+    #[inline(always)]
+    pub(crate) fn set_type(&self, kind: u32) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_change_type(self.skb, kind) })
     }
 
     /// Sends a clone out of a device.

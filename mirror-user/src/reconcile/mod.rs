@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use mirror_common::policy::Direction;
-use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession};
+use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession, WAY_HOST, WAY_ROUTE};
 
 use self::plan::{Impossible, Plan, Slots};
 use crate::cli::HookChoice;
@@ -239,7 +239,7 @@ fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut c
     // Where copies come from must be told before anything is changed: it may be refused.
     let new_sessions = new_sessions
         .into_iter()
-        .map(|session| Ok((source_address(what, session.target, links)?, session)))
+        .map(|session| Ok((way(what, session.target, links)?, session)))
         .collect::<Result<Vec<_>>>()?;
 
     // On record first, so that a crash leaves nothing that nobody knows of.
@@ -301,7 +301,7 @@ fn change_kernel(
     links: &Links,
     state: &State,
     changes: &[Change],
-    new_sessions: &[(Option<IpAddr>, Session)],
+    new_sessions: &[(Way, Session)],
     done: &mut Vec<Done>,
 ) -> Result<()> {
     let fib_tells_source = host::has_fib_source()?;
@@ -321,9 +321,9 @@ fn change_kernel(
             (tap, kernel)
         }
     };
-    for (source_address, session) in new_sessions {
+    for (way, session) in new_sessions {
         done.push(Done::SessionAdded(session.clone()));
-        kernel.add_session(session.slot, kernel_session(session, *source_address))?;
+        kernel.add_session(session.slot, kernel_session(session, *way))?;
     }
     let raw = match changes.iter().find(|change| !change.interface.has_ethernet_header) {
         Some(change) => Some(raw_device(instance, links, &kernel, change.hook, constants(&tap), done)?),
@@ -474,10 +474,10 @@ fn rename(state: &mut State, wanted: &Definitions) {
 }
 
 /// A session as the tap reads it.
-fn kernel_session(session: &Session, source_address: Option<IpAddr>) -> KernelSession {
+fn kernel_session(session: &Session, way: Way) -> KernelSession {
     KernelSession {
         target: octets(session.target.address),
-        source: source_address.map_or([0; 16], octets),
+        source: way.source.map_or([0; 16], octets),
         vni: {
             let [_, vni @ ..] = session.vni.get().to_be_bytes();
             vni
@@ -485,6 +485,8 @@ fn kernel_session(session: &Session, source_address: Option<IpAddr>) -> KernelSe
         family: if session.target.address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 },
         port: session.target.port.to_be_bytes(),
         packet_length: session.packet_length.map_or(0, |length| length.get()),
+        way: way.way,
+        reserved: [0; 3],
     }
 }
 
@@ -499,19 +501,39 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The address that copies to `target` will be sent from as routing has it now; none without a route.
-fn source_address(what: &str, target: Endpoint, links: &Links) -> Result<Option<IpAddr>> {
+/// How copies get to a target, and the address that they are sent from where it is known now.
+#[derive(Clone, Copy)]
+struct Way {
+    way: u8,
+    source: Option<IpAddr>,
+}
+
+/// The way to `target` as routing has it now.
+fn way(what: &str, target: Endpoint, links: &Links) -> Result<Way> {
     let address = target.address;
-    let bad = |why: &str| Err(Error::new(Kind::BadInput, what, format_args!("target {address}: {why}")));
+    let bad = |why: &dyn std::fmt::Display| Error::new(Kind::BadInput, what, format_args!("target {address}: {why}"));
     match links.destination(address)? {
-        Destination::Remote { source, .. } => Ok(source),
-        Destination::Local => bad("it is an address of this host; this version sends to other hosts only"),
-        Destination::NotUnicast => bad("it must be the address of one host"),
+        Destination::Remote { source, .. } => Ok(Way { way: WAY_ROUTE, source }),
+        Destination::Local => {
+            let filter = host::reverse_path_filter()?;
+            // Those go through lo (mirror-ebpf/src/host.rs).
+            let through_lo = address.is_loopback() || address.is_ipv6();
+            if filter != 0 && !through_lo {
+                let why = format!(
+                    "it is an address of this host, whose reverse path filter (net.ipv4.conf.all.rp_filter = {filter}) \
+                     drops what comes from an address of its own"
+                );
+                return Err(bad(&why).hint("use 127.0.0.1"));
+            }
+            // As every packet of the host to itself.
+            Ok(Way { way: WAY_HOST, source: Some(address) })
+        }
+        Destination::NotUnicast => Err(bad(&"it must be the address of one host")),
         Destination::Refused | Destination::NoRoute => {
             eprintln!(
                 "warning: {what}: there is no route to {address} now; until there is one, packets are counted as no_route"
             );
-            Ok(None)
+            Ok(Way { way: WAY_ROUTE, source: None })
         }
     }
 }
