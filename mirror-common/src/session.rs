@@ -16,6 +16,8 @@ pub const FAMILY_IPV6: u8 = 10;
 pub const WAY_ROUTE: u8 = 0;
 /// Value of [`Session::way`]: up the host's own stack.
 pub const WAY_HOST: u8 = 1;
+/// Value of [`Session::way`]: out of a device of the host, as bare frames.
+pub const WAY_DEVICE: u8 = 2;
 
 /// Value.
 #[repr(C)]
@@ -34,13 +36,16 @@ pub struct Session {
     pub port: [u8; 2],
     /// Bytes of a frame that are copied, 1 to 8500; 0 copies the whole frame.
     pub packet_length: u16,
-    /// [`WAY_ROUTE`] or [`WAY_HOST`]: how copies get to the target.
+    /// [`WAY_ROUTE`], [`WAY_HOST`] or [`WAY_DEVICE`]: how copies get to the target. The last has no address, no port and
+    /// no VNI.
     pub way: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// Interface index of the target's device, for [`WAY_DEVICE`]; 0 where there was none.
+    pub device: u32,
 }
 
-const _: () = assert!(size_of::<Session>() == 44);
+const _: () = assert!(size_of::<Session>() == 48);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, fields without padding (asserted above), every bit pattern is a value.

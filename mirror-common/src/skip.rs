@@ -50,6 +50,10 @@ skip_reasons! {
     SendFailed = "send_failed",
     /// The target is this host, and no socket takes what comes to its UDP port.
     NobodyListens = "nobody_listens",
+    /// The target is an interface that is gone.
+    TargetInterfaceGone = "target_interface_gone",
+    /// The interface that is the target did not take the frame: it is down, or its queue is full.
+    TargetInterfaceRefused = "target_interface_refused",
 }
 
 /// How many reasons there are.

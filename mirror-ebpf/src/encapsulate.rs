@@ -79,13 +79,27 @@ pub(crate) fn encapsulate(
     source_port: u16,
     kept: u32,
 ) -> Result<(), SkipReason> {
+    frame(packet, outer_len(session), tags, kept)?;
+    write_headers(packet, session, source, source_port, kept)
+}
+
+/// Makes the first `kept` bytes of the frame, its `tags` back in place, with nothing in front. Where they are fewer than the
+/// frame's headers, zeros follow them (see [`rebuild`]).
+#[inline(always)]
+pub(crate) fn bare(packet: &Packet, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
+    frame(packet, 0, tags, kept)
+}
+
+/// Makes the first `kept` bytes of the frame, its `tags` back in place, behind `outer_len` bytes that are still to be
+/// written.
+#[inline(always)]
+fn frame(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
     let whole = packet.len() + tags.len();
     if kept < whole && kept <= REBUILD_MAX {
-        rebuild(packet, outer_len(session), tags, kept)?;
+        rebuild(packet, outer_len, tags, kept)
     } else {
-        push(packet, outer_len(session), tags, kept)?;
+        push(packet, outer_len, tags, kept)
     }
-    write_headers(packet, session, source, source_port, kept)
 }
 
 /// Cuts the end, makes room in front, moves the tags in. In this order: the kernel lets no packet grow beyond what its
@@ -97,7 +111,9 @@ fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), S
     if packet.len() > without_tags {
         packet.set_len(without_tags).map_err(|_| SkipReason::CutFailed)?;
     }
-    packet.push_head(outer_len + tags.len()).map_err(no_room)?;
+    if outer_len + tags.len() != 0 {
+        packet.push_head(outer_len + tags.len()).map_err(no_room)?;
+    }
     if tags.len() != 0 {
         let macs =
             packet.load::<[u8; MACS_LEN as usize]>(outer_len + tags.len()).ok_or(SkipReason::EncapsulateFailed)?;

@@ -3,7 +3,7 @@
 //! A packet's path is the list of modules: the source hook ([`source`]) tells own copies apart ([`own_copy`]), asks
 //! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]); the kernel cuts GSO packets into
 //! wire packets and fills in checksums on the way (a clone without Ethernet header gets one first, in [`raw`]); the hook at the tap's other end ([`tap`]) takes VLAN tags off
-//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is this one), cuts the frame and puts the
+//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is this one, or [`device`] if it is an interface), cuts the frame and puts the
 //! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
 //! that touches the packet, [`maps`] lists what is shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -13,6 +13,7 @@ mod bench;
 mod classify;
 mod clone;
 mod count;
+mod device;
 mod encapsulate;
 mod fields;
 mod flow;

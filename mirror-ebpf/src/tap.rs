@@ -1,15 +1,16 @@
 //! The hook at the tap's receiving end. What arrives here is a wire packet: the kernel has segmented GSO packets and
 //! filled in checksums on the way (validate_xmit_skb), because the sending end offers no offloads.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::{
     mark::CopyMark,
-    session::{Session, SessionSlot, WAY_HOST},
+    session::{Session, SessionSlot, WAY_DEVICE, WAY_HOST},
     skip::SkipReason,
 };
 
 use crate::{
     count::{self, Cut},
-    encapsulate, flow, host,
+    device, encapsulate, flow, host,
     maps::SESSIONS,
     packet::Packet,
     route, send,
@@ -42,13 +43,17 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     }
 
     let tags = vlan::take(packet)?;
-    let source_port = flow::read(packet).source_port();
     let mut kept = packet.len() + tags.len();
     let packet_length = u32::from(session.packet_length);
     if packet_length != 0 && packet_length < kept {
         kept = packet_length;
         count::truncated(mark.slot, Cut::ToLength);
     }
+    if session.way == WAY_DEVICE {
+        device::send(packet, mark.slot, session, &tags, kept)?;
+        return Ok(TC_ACT_SHOT);
+    }
+    let source_port = flow::read(packet).source_port();
     if session.way == WAY_HOST {
         return Ok(to_host(packet, mark.slot, session, &tags, source_port, kept)?);
     }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use mirror_common::policy::Direction;
-use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession, WAY_HOST, WAY_ROUTE};
+use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession, WAY_DEVICE, WAY_HOST, WAY_ROUTE};
 
 use self::plan::{Impossible, Plan, Slots};
 use crate::cli::HookChoice;
@@ -26,7 +26,7 @@ use crate::links::{Destination, Link, Links};
 use crate::model::{Endpoint, InterfaceName};
 use crate::raw;
 use crate::resolvers;
-use crate::state::{Hook, Retired, Session, Source, State};
+use crate::state::{Hook, Retired, Session, Source, State, Target};
 use crate::tap::Tap;
 
 /// How long the tap is told of a session that no policy names any more: copies may wait in its queue. They do for
@@ -145,6 +145,7 @@ fn changes(
 ) -> std::result::Result<Vec<Change>, Obstacle> {
     let resolvers =
         if wanted.filters().any(|filter| filter.network_services_dns) { resolvers::resolvers()? } else { Vec::new() };
+    let interfaces = links.list()?;
     let mut slots = Slots::of(state);
     let mut changes = Vec::new();
     for name in wanted.sources().filter(|source| !state.detached.contains(source)) {
@@ -165,7 +166,7 @@ fn changes(
                 continue;
             }
         };
-        let plan = match plan::plan(name, wanted, state, &mut slots, &resolvers) {
+        let plan = match plan::plan(name, wanted, state, &mut slots, &resolvers, &interfaces) {
             Ok(plan) => plan,
             Err(Impossible::NoSlot) => return Err(Obstacle::Slots),
             Err(impossible) => return Err(Error::new(Kind::BadInput, what, impossible).into()),
@@ -239,7 +240,7 @@ fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut c
     // Where copies come from must be told before anything is changed: it may be refused.
     let new_sessions = new_sessions
         .into_iter()
-        .map(|session| Ok((way(what, session.target, links)?, session)))
+        .map(|session| Ok((way(what, &session.target, links)?, session)))
         .collect::<Result<Vec<_>>>()?;
 
     // On record first, so that a crash leaves nothing that nobody knows of.
@@ -475,18 +476,25 @@ fn rename(state: &mut State, wanted: &Definitions) {
 
 /// A session as the tap reads it.
 fn kernel_session(session: &Session, way: Way) -> KernelSession {
+    let (target, family, port, device) = match session.target {
+        Target::Address(Endpoint { address, port }) => {
+            (octets(address), if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 }, port, 0)
+        }
+        Target::Interface { ifindex, .. } => ([0; 16], 0, 0, ifindex),
+    };
     KernelSession {
-        target: octets(session.target.address),
+        target,
         source: way.source.map_or([0; 16], octets),
         vni: {
             let [_, vni @ ..] = session.vni.get().to_be_bytes();
             vni
         },
-        family: if session.target.address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 },
-        port: session.target.port.to_be_bytes(),
+        family,
+        port: port.to_be_bytes(),
         packet_length: session.packet_length.map_or(0, |length| length.get()),
         way: way.way,
         reserved: [0; 3],
+        device,
     }
 }
 
@@ -508,9 +516,20 @@ struct Way {
     source: Option<IpAddr>,
 }
 
-/// The way to `target` as routing has it now.
-fn way(what: &str, target: Endpoint, links: &Links) -> Result<Way> {
-    let address = target.address;
+/// The way to `target` as the host has it now.
+fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
+    let address = match target {
+        Target::Address(endpoint) => endpoint.address,
+        Target::Interface { interface, ifindex } => {
+            if *ifindex == 0 {
+                eprintln!(
+                    "warning: {what}: target {interface}: there is no such interface now; packets are counted as \
+                     target_interface_gone"
+                );
+            }
+            return Ok(Way { way: WAY_DEVICE, source: None });
+        }
+    };
     let bad = |why: &dyn std::fmt::Display| Error::new(Kind::BadInput, what, format_args!("target {address}: {why}"));
     match links.destination(address)? {
         Destination::Remote { source, .. } => Ok(Way { way: WAY_ROUTE, source }),
