@@ -73,10 +73,7 @@ pub enum Hook {
     /// TCX links, pinned (Linux 6.6).
     Tcx,
     /// Filters of the clsact qdisc.
-    Tc {
-        /// The qdisc is ours: it goes when nobody else has a filter in it.
-        owns_qdisc: bool,
-    },
+    Tc,
 }
 
 impl Hook {
@@ -84,7 +81,7 @@ impl Hook {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
-            Self::Tc { .. } => "tc",
+            Self::Tc => "tc",
         }
     }
 }

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod clsact;
 mod grace;
 mod hook;
 mod judge;
@@ -29,14 +30,15 @@ use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
 use mirror_common::table::RuleEntry;
 
+pub use self::clsact::{forget as forget_clsact, forget_one as forget_clsact_of, release as release_clsact};
 pub use self::grace::wait_for_runs;
-pub use self::hook::{remove_filters, remove_qdisc};
+pub use self::hook::remove_filters;
 pub use self::judge::{Answer, AttachedJudge, Judge};
 pub use self::trace::{Seen, Tracer};
 use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
-use crate::links::Link;
+use crate::links::{Link, Links};
 use crate::state::Hook;
 use crate::tap::Tap;
 
@@ -256,7 +258,17 @@ impl Kernel {
     }
 
     /// Attaches the programs of a generation to a source that has none.
-    pub fn attach(&self, instance: &Instance, interface: &Link, hook: Hook, generation: Generation) -> Result<()> {
+    pub fn attach(
+        &self,
+        instance: &Instance,
+        interface: &Link,
+        links: &Links,
+        hook: Hook,
+        generation: Generation,
+    ) -> Result<()> {
+        if hook == Hook::Tc {
+            clsact::claim(instance, interface, links)?;
+        }
         for direction in Direction::ALL {
             let mut program = self.pinned_program(interface.index, direction, generation)?;
             let pin = self.source_pins(interface.index).join(source_program(direction));
@@ -356,7 +368,7 @@ impl Kernel {
         let directory = self.source_pins(ifindex);
         Direction::ALL.iter().all(|direction| match hook {
             Hook::Tcx => directory.join(source_program(*direction)).exists(),
-            Hook::Tc { .. } => directory.is_dir(),
+            Hook::Tc => directory.is_dir(),
         })
     }
 

@@ -35,8 +35,7 @@ pub(super) fn choose_hook(what: &str, choice: Option<HookChoice>, interface: &Li
         return Ok(Hook::Tcx);
     }
     match links.ingress_qdisc(interface.index)?.as_deref() {
-        None => Ok(Hook::Tc { owns_qdisc: true }),
-        Some(CLSACT) => Ok(Hook::Tc { owns_qdisc: false }),
+        None | Some(CLSACT) => Ok(Hook::Tc),
         Some(other) => Err(Error::new(
             Kind::Conflict,
             what,

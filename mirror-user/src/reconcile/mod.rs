@@ -351,7 +351,7 @@ fn change_kernel(
     for (change, NewGeneration { generation, .. }) in changes.iter().zip(&wanted) {
         let source = &state.sources[change.known.expect("announced")];
         if !source.attached {
-            kernel.attach(instance, &change.interface, change.hook, *generation)?;
+            kernel.attach(instance, &change.interface, links, change.hook, *generation)?;
             continue;
         }
         for direction in Direction::ALL {
