@@ -549,8 +549,14 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
         }
         Destination::NotUnicast => Err(bad(&"it must be the address of one host")),
         Destination::Refused | Destination::NoRoute => {
+            let then = match host::has_fib_source()? {
+                true => "",
+                // The address to send from is looked up when the session is made.
+                false => ", and then as no_source_address, until it is attached again (Linux 6.7 needs no such thing)",
+            };
             eprintln!(
-                "warning: {what}: there is no route to {address} now; until there is one, packets are counted as no_route"
+                "warning: {what}: there is no route to {address} now; until there is one, packets are counted as \
+                 no_route{then}"
             );
             Ok(Way { way: WAY_ROUTE, source: None })
         }
