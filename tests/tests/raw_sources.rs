@@ -1,5 +1,8 @@
 //! Sources whose packets have no Ethernet header: the copy has one, with zero addresses and the right ethertype.
 
+use std::thread;
+use std::time::Instant;
+
 use anyhow::Result;
 use mirror_tests::tun::{Cable, Carried, HOST_TUN};
 use mirror_tests::vxlan::PORT;
@@ -111,6 +114,53 @@ fn a_source_with_and_one_without_ethernet_header_work_side_by_side() -> Result<(
         lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(1));
         lab.mirrorctl("detach --all")?.ok();
         before.are_all_there_is(&lab.traces()?, "after `detach --all`");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_raw_device_that_somebody_deleted_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let _cable = Cable::lay(&lab, false)?;
+    let before = lab.traces()?;
+    lab.mirrorctl(&format!("attach {HOST_TUN} --target {}", COLLECTOR.v4))?.ok();
+    assert_eq!(lab.status()?["sources"][0]["state"], "attached");
+    lab.host.ip("link del mcraw-default")?;
+    assert_eq!(lab.status()?["sources"][0]["state"], "tap gone");
+    lab.mirrorctl(&format!("attach s0 --target {}", COLLECTOR.v4))?.fails(4, &["tap", "detach --all"]);
+    lab.mirrorctl("detach --all")?.ok();
+    before.are_all_there_is(&lab.traces()?, "after `detach --all`");
+    Ok(())
+}
+
+#[test]
+fn a_killed_attach_of_a_tun_device_leaves_what_can_be_cleaned_up() -> Result<()> {
+    const MOMENTS: u32 = 8;
+    for hook in hooks()? {
+        let lab = Lab::new()?;
+        let cable = Cable::lay(&lab, false)?;
+        let before = lab.traces()?;
+        let attach = format!("attach {HOST_TUN} --target {} --vni 42 --hook {hook}", COLLECTOR.v4);
+        let start = Instant::now();
+        lab.mirrorctl(&attach)?.ok();
+        let attach_time = start.elapsed();
+        lab.mirrorctl(&format!("detach {HOST_TUN}"))?.ok();
+        for moment in 0..MOMENTS {
+            let running = lab.start_mirrorctl(&lab.host, &attach)?;
+            // The delay is what is tried out, not a wait for anything.
+            thread::sleep(attach_time * moment / MOMENTS);
+            let output = running.kill()?;
+            assert!(output.was_killed() || output.succeeded(), "{output}");
+            let again = lab.mirrorctl(&attach)?;
+            // It had finished before it was killed.
+            if !again.succeeded() {
+                again.fails(4, &[HOST_TUN]);
+            }
+            let (recording, carried) = record(&lab, &cable, 2_000)?;
+            recording.each_has_one_copy(&frames(&carried), Wanted::vni(42));
+            lab.mirrorctl("detach --all")?.ok();
+            before.are_all_there_is(&lab.traces()?, &format!("after attach was killed at moment {moment}"));
+        }
     }
     Ok(())
 }

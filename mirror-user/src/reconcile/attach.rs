@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::links::{CLSACT, Link, Links};
 use crate::model::InterfaceName;
 use crate::reconcile::Request;
-use crate::state::{Hook, State};
+use crate::state::{Hook, Source, State};
 use crate::tap::Tap;
 
 /// The error about an interface that isn't there.
@@ -76,7 +76,17 @@ pub(super) fn refuse_orphans(
 
 /// Refuses to build on an instance whose tap or pins are gone.
 pub(super) fn refuse_broken_tap(what: &str, instance: &Instance, links: &Links, state: &State) -> Result<()> {
-    if state.sources.is_empty() || (Tap::find(instance, links)?.is_some() && Kernel::open(instance).is_some()) {
+    if state.sources.is_empty() {
+        return Ok(());
+    }
+    let interfaces = links.list()?;
+    let needs_raw = |source: &Source| {
+        let found = interfaces.iter().find(|link| link.index == source.ifindex);
+        source.attached && found.is_some_and(|link| !link.has_ethernet_header)
+    };
+    let has_raw = interfaces.iter().any(|link| link.name == instance.raw_device());
+    let has_devices = Tap::find(instance, links)?.is_some() && (has_raw || !state.sources.iter().any(needs_raw));
+    if has_devices && Kernel::open(instance).is_some() {
         return Ok(());
     }
     Err(Error::new(
