@@ -99,6 +99,8 @@ fn condition(source: &Source, kernel: Option<&Kernel>, interfaces: &[Link], inst
         "interface gone"
     } else if !source.attached || kernel.is_none_or(|kernel| !kernel.source_is_attached(source.ifindex, source.hook)) {
         "not attached"
+    } else if source.changing {
+        "changing"
     } else if !there(&instance.tap_device()) || !there(&instance.encapsulation_device()) {
         "tap gone"
     } else {
