@@ -15,7 +15,7 @@ use crate::{
     count,
     fields::Fields,
     packet::Packet,
-    table::{Table, layout, shape},
+    table::{Table, below, layout, shape},
 };
 
 /// A verdict, and the session it is for.
@@ -253,12 +253,10 @@ impl Scratch {
     /// Behind all guides there is a rule, or none; `None` at the end.
     #[inline(always)]
     fn conclude(&mut self, table: Table) -> Option<()> {
-        let place = self.best;
-        if u64::from(place) >= shape!(rule_count) {
-            return None;
-        }
+        let below = below!(self.best, rule_count)?;
+        let place = below as u32;
         count::matched(place, self.counted);
-        let (session, rejects) = table.action(u64::from(place))?;
+        let (session, rejects) = table.action(below)?;
         if !rejects {
             self.place = place;
             self.slot = session.slot;

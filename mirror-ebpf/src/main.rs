@@ -6,7 +6,7 @@
 //! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is this one, or [`device`] if it is an interface), cuts the frame and puts the
 //! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
 //! that touches the packet, [`maps`] lists what is shared with user space.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(feature = "bench")]
 mod bench;

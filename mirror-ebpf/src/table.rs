@@ -51,6 +51,21 @@ macro_rules! shape {
 }
 pub(crate) use shape;
 
+/// `index` if it is below a count of [`SHAPE`], so that the verifier of Linux 6.1 sees it too. Where the count is 0 it
+/// follows a comparison with it both ways and learns nothing, so that comes first (the two reads are two for the
+/// compiler). And what is compared must be what is used: the compiler knows nothing of the value in between.
+macro_rules! below {
+    ($index:expr, $($field:tt).+) => {{
+        let index = $crate::table::opaque(u64::from($index));
+        if $crate::table::shape!($($field).+) != 0 && index < $crate::table::shape!($($field).+) {
+            Some(index)
+        } else {
+            None
+        }
+    }};
+}
+pub(crate) use below;
+
 /// Where the parts of a dimension are, as the verifier knows them.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
@@ -112,10 +127,7 @@ impl Table {
         let offset = shape!(actions) + place * 2;
         // SAFETY: user space put one there for each place.
         let action = unsafe { self.read::<u16>(offset) };
-        let session = u64::from(action >> 1);
-        if session >= shape!(session_count) {
-            return None;
-        }
+        let session = below!(action >> 1, session_count)?;
         let offset = shape!(sessions) + session * size_of::<SessionEntry>() as u64;
         // SAFETY: user space put `session_count` of them there.
         Some((unsafe { self.read(offset) }, action & 1 != 0))
@@ -124,9 +136,7 @@ impl Table {
     /// A guide; `None` where there are not so many.
     #[inline(always)]
     pub(crate) fn guide(self, index: u64) -> Option<Guide> {
-        if index >= shape!(guide_count) {
-            return None;
-        }
+        let index = below!(index, guide_count)?;
         let offset = shape!(guides) + index * size_of::<Guide>() as u64;
         // SAFETY: user space put `guide_count` guides there.
         Some(unsafe { self.read(offset) })
@@ -135,7 +145,8 @@ impl Table {
     /// What stands at a position, and its place; `None` where there are not so many.
     #[inline(always)]
     pub(crate) fn record(self, position: u64) -> Option<(Record, u32)> {
-        if position >= shape!(words) * u64::from(WORD_BITS) {
+        let position = opaque(position);
+        if shape!(words) == 0 || position >= shape!(words) * u64::from(WORD_BITS) {
             return None;
         }
         let offset = shape!(records) + position * size_of::<Record>() as u64;
@@ -150,11 +161,8 @@ impl Table {
     /// The word of a row; `None` where there are not so many.
     #[inline(always)]
     pub(crate) fn word(self, row: u16, word: u64) -> Option<u64> {
-        let row = u64::from(row);
-        if row >= shape!(row_count) || word >= shape!(words) {
-            return None;
-        }
-        let offset = shape!(rows) + (row * shape!(words) + word) * 8;
+        let (row, word) = (below!(row, row_count)?, below!(word, words)?);
+        let offset = shape!(rows) + (scaled(row, shape!(words)) + word) * 8;
         // SAFETY: user space put `row_count` rows of `words` words there.
         Some(unsafe { self.read(offset) })
     }
@@ -192,9 +200,8 @@ impl Table {
     pub(crate) fn chain(self, family: u64, class: u16, source_port: u32, destination_port: u32) -> u32 {
         let ports = (shape!(source_port.intervals) + 1, shape!(destination_port.intervals) + 1);
         let index = (u64::from(class) * ports.0 + u64::from(source_port)) * ports.1 + u64::from(destination_port);
-        if family == 0 || index >= shape!(chain_count) {
-            return 0;
-        }
+        let index = if family == 0 { None } else { below!(index, chain_count) };
+        let Some(index) = index else { return 0 };
         // SAFETY: user space put so many there.
         u32::from(unsafe { self.read::<u16>(family + index * 2) })
     }
@@ -202,10 +209,8 @@ impl Table {
     /// A place in the chains; `None` where there are not so many, or at the end of one.
     #[inline(always)]
     pub(crate) fn chained(self, index: u32) -> Option<u32> {
-        if u64::from(index) >= shape!(chain_places) {
-            return None;
-        }
-        let offset = shape!(chains) + u64::from(index) * 2;
+        let index = below!(index, chain_places)?;
+        let offset = shape!(chains) + index * 2;
         // SAFETY: user space put so many there.
         let place = unsafe { self.read::<u16>(offset) };
         if place == CHAIN_END { None } else { Some(u32::from(place)) }
@@ -223,7 +228,7 @@ impl Table {
             // SAFETY: as above.
             let start_low = unsafe { self.read::<u64>(offset + 8) };
             let not_above = less(start_high, high) | (!less(high, start_high) & !less(low, start_low));
-            interval += step * top_bit(not_above);
+            interval += scaled(top_bit(not_above), step);
             step >>= 1;
         }
         Some(self.found(layout, interval))
@@ -237,7 +242,7 @@ impl Table {
         while step != 0 {
             // SAFETY: behind the starts there are 2^search_steps more.
             let start = unsafe { self.read::<u32>(layout.starts + (interval + step) * 4) };
-            interval += step * top_bit(!value.wrapping_sub(u64::from(start)));
+            interval += scaled(top_bit(!value.wrapping_sub(u64::from(start))), step);
             step >>= 1;
         }
         Some(interval)
@@ -252,6 +257,7 @@ impl Table {
         // SAFETY: there is a number for each value of the upper bits.
         let interval = u64::from(unsafe { self.read::<u16>(layout.first + (head >> layout.shift) * 2) });
         // Never so; the verifier wants to see it.
+        let interval = opaque(interval);
         if interval >= layout.intervals {
             return None;
         }
@@ -288,4 +294,38 @@ fn less(a: u64, b: u64) -> u64 {
 #[inline(always)]
 fn top_bit(word: u64) -> u64 {
     core::hint::black_box(word >> 63)
+}
+
+/// `value * constant`, as the verifier of Linux 6.1 needs it: it knows the bounds of a product only if it knows the second
+/// operand, and the compiler may exchange the two.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn scaled(mut value: u64, constant: u64) -> u64 {
+    // SAFETY: one multiplication of registers.
+    unsafe {
+        core::arch::asm!("{0} *= {1}", inout(reg) value, in(reg) constant, options(pure, nomem, nostack, preserves_flags));
+    }
+    value
+}
+
+/// For the tests of the host.
+#[cfg(not(target_arch = "bpf"))]
+fn scaled(value: u64, constant: u64) -> u64 {
+    value * constant
+}
+
+/// The same value, of which the compiler knows nothing.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn opaque(mut value: u64) -> u64 {
+    // SAFETY: it moves a register to itself. (Without any instruction two lines of the source would be at one place, which
+    // the kernel refuses.)
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// For the tests of the host.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn opaque(value: u64) -> u64 {
+    value
 }

@@ -12,13 +12,17 @@ pub mod lab;
 mod leftovers;
 pub mod namespace;
 pub mod offload;
+#[cfg(feature = "product")]
 pub mod oracle;
 pub mod packet_socket;
+#[cfg(feature = "product")]
 pub mod policies;
 pub mod process;
+#[cfg(feature = "product")]
 pub mod properties;
 pub mod random;
 pub mod recording;
+#[cfg(feature = "product")]
 pub mod rulesets;
 pub mod trace;
 pub mod traffic;

@@ -53,6 +53,18 @@ impl Lab {
         Ok(Traces(state))
     }
 
+    /// How many programs are attached to an interface of the host, by whatever hook: ingress, egress.
+    pub fn programs(&self, interface: &str) -> Result<(u32, u32)> {
+        if hooks()?.contains(&"tcx") {
+            return self.tcx_programs(interface);
+        }
+        let count = |direction: &str| -> Result<u32> {
+            let filters = self.host.tc(&format!("filter show dev {interface} {direction}"))?;
+            Ok(filters.lines().filter(|line| line.contains(" handle ")).count() as u32)
+        };
+        Ok((count("ingress")?, count("egress")?))
+    }
+
     /// How many TCX programs the kernel has on an interface of the host: ingress, egress.
     pub fn tcx_programs(&self, interface: &str) -> Result<(u32, u32)> {
         self.host.enter(|| {

@@ -39,7 +39,7 @@ pub struct Options {
 /// Builds and runs a benchmark.
 pub fn run(bench: &Bench) -> Result<ExitCode> {
     let Bench::Verdict(options) = bench;
-    setup::ensure(Stage::Lab)?;
+    setup::ensure(Stage::Bench)?;
     privilege::command("run the benchmark", "true")?;
     let mut command = privilege::command("run the benchmark", build_bench("verdict")?)?;
     if options.quick {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use mirror_tests::properties::{self, Property};
 
 use crate::{
     build,
@@ -20,6 +19,8 @@ use crate::{
 
 /// Where everything goes that building and running leave behind.
 const DIRECTORY: &str = "target/fuzz";
+/// Where in it the inputs are that are worth keeping.
+const CORPUS: &str = "corpus";
 /// Coverage as libFuzzer reads it (the flags of cargo-fuzz). No address sanitizer: the parsers have no unsafe code.
 const FLAGS: [&str; 8] = [
     "--cfg=fuzzing",
@@ -39,8 +40,7 @@ const LONGEST: u32 = 4096;
 /// Arguments of `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The target to run; all, one after the other, when not given
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(properties::ALL.map(|property| property.name)))]
+    /// The target to run, a file of fuzz/fuzz_targets; all, one after the other, when not given
     target: Option<String>,
     /// How long each is run
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
@@ -56,14 +56,22 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 .hint("install rustup, remove .toolchain and run `cargo xtask setup`")
         );
     }
-    let wanted = |property: &&Property| options.target.as_deref().is_none_or(|target| target == property.name);
-    let targets: Vec<&Property> = properties::ALL.iter().filter(wanted).collect();
+    let mut targets = names();
+    if let Some(target) = &options.target {
+        targets.retain(|name| name == target);
+        if targets.is_empty() {
+            bail!(
+                Failure::new(format!("fuzz {target}: there is no such target"))
+                    .hint(format!("there are {}", names().join(", ")))
+            );
+        }
+    }
 
     let directory = build::workspace().join(DIRECTORY);
     let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let mut cargo = Command::new("rustup");
     cargo.args(["run", &decision.toolchain, "cargo", "build", "--release", "--locked", "--target", &triple]);
-    cargo.args(targets.iter().flat_map(|target| ["--bin", target.name]));
+    cargo.args(targets.iter().flat_map(|target| ["--bin", target]));
     cargo
         .current_dir(build::workspace().join("fuzz"))
         // For the target only, not for build scripts: that is what naming it is for.
@@ -73,22 +81,30 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if !cargo.status().context("run cargo build")?.success() {
         bail!(Failure::new("build the fuzz targets: cargo failed, see above"));
     }
+    let mut seeds = build::cargo_here();
+    seeds.args(["run", "--quiet", "--package", "mirror-tests", "--example", "fuzz_seeds"]).arg(directory.join(CORPUS));
+    if !seeds.status().context("run cargo run")?.success() {
+        bail!(Failure::new("write the seeds: cargo failed, see above"));
+    }
     for target in targets {
-        let program = directory.join(&triple).join("release").join(target.name);
-        fuzz(target, &program, &directory, options.seconds)?;
+        let program = directory.join(&triple).join("release").join(&target);
+        fuzz(&target, &program, &directory, options.seconds)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn fuzz(target: &Property, program: &Path, directory: &Path, seconds: u32) -> Result<()> {
-    let name = target.name;
-    let (corpus, findings) = (directory.join("corpus").join(name), directory.join("findings").join(name));
+/// The fuzz targets: a file for each.
+fn names() -> Vec<String> {
+    let files = fs::read_dir(build::workspace().join("fuzz/fuzz_targets")).into_iter().flatten().flatten();
+    let mut names: Vec<_> = files.filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort_unstable();
+    names
+}
+
+fn fuzz(name: &str, program: &Path, directory: &Path, seconds: u32) -> Result<()> {
+    let (corpus, findings) = (directory.join(CORPUS).join(name), directory.join("findings").join(name));
     for folder in [&corpus, &findings] {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    }
-    for (number, seed) in (target.seeds)().iter().enumerate() {
-        let path = corpus.join(format!("seed-{number}"));
-        fs::write(&path, seed).with_context(|| format!("write {}", path.display()))?;
     }
     println!("{name}: {seconds} s");
     let status = Command::new(program)

@@ -31,6 +31,8 @@ pub enum Stage {
     Build,
     /// To run the lab and the tests as well.
     Lab,
+    /// To compare with others in benchmarks as well.
+    Bench,
     /// To run the tests in a virtual machine as well.
     Vm,
 }

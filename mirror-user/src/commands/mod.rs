@@ -57,7 +57,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 
 /// Reads from the kernel; again if a change of policy took away what was being read.
 fn steadily<T>(read: impl Fn() -> Result<T>) -> Result<T> {
-    const ATTEMPTS: u32 = 5;
+    const ATTEMPTS: u32 = 25;
     const PAUSE: Duration = Duration::from_millis(20);
     for _ in 1..ATTEMPTS {
         match read() {

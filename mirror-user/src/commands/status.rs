@@ -101,6 +101,8 @@ fn condition(source: &Source, kernel: Option<&Kernel>, interfaces: &[Link], inst
     let needs_raw = !interface.has_ethernet_header;
     if !source.attached || kernel.is_none_or(|kernel| !kernel.source_is_attached(source.ifindex, source.hook)) {
         "not attached"
+    } else if source.changing {
+        "changing"
     } else if !there(&instance.tap_device())
         || !there(&instance.encapsulation_device())
         || needs_raw && !there(&instance.raw_device())

@@ -153,6 +153,9 @@ impl Live {
                 Err(error) if error.kind() == Kind::NotFound => {
                     return Err(Error::new(Kind::NotFound, what, "it was detached").into());
                 }
+                // A change is under way; if it was interrupted, packets are judged by the old policy or the new one, and
+                // what is shown are verdicts of the old one.
+                Err(error) if error.kind() == Kind::Failed => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             if now.source.generation == self.generation {

@@ -31,6 +31,13 @@ impl Attached {
                 .hint("'mirrorctl status' lists what is attached")
         };
         let source = state.source(interface).filter(|source| source.attached).ok_or_else(not_attached)?.clone();
+        if source.changing {
+            // Which policy is attached is not on record before the change is done.
+            return Err(Error::new(Kind::Failed, what, "a change of its policy is under way, or was interrupted")
+                .hint(
+                    "try again; after an interruption the next change puts it right, 'mirrorctl apply' for example",
+                ));
+        }
         let kernel = Kernel::open(instance).ok_or_else(not_attached)?;
         let names = Names { sessions: source.sessions.clone(), definitions };
         Ok(Self { kernel, source, names })

@@ -385,12 +385,22 @@ impl Kernel {
         }))
     }
 
-    /// What left for a session's target.
+    /// Whether the tap knows a session.
+    pub fn has_session(&self, slot: SessionSlot) -> Result<bool> {
+        match self.sessions()?.get(&slot, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(failed(format_args!("read map {SESSIONS}"))(&error)),
+        }
+    }
+
+    /// What left for a session's target; nothing if the tap doesn't know the session.
     pub fn session_counts(&self, slot: SessionSlot) -> Result<SessionCounters> {
-        let per_cpu = self
-            .session_counters()?
-            .get(&slot, 0)
-            .map_err(|error| failed(format_args!("read map {SESSION_COUNTERS}"))(&error))?;
+        let per_cpu = match self.session_counters()?.get(&slot, 0) {
+            Ok(per_cpu) => per_cpu,
+            Err(MapError::KeyNotFound) => return Ok(SessionCounters::default()),
+            Err(error) => return Err(failed(format_args!("read map {SESSION_COUNTERS}"))(&error)),
+        };
         Ok(per_cpu.iter().fold(SessionCounters::default(), |sum, cpu| SessionCounters {
             packets: sum.packets + cpu.packets,
             bytes: sum.bytes + cpu.bytes,

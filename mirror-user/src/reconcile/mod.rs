@@ -231,12 +231,19 @@ fn forget_retired(instance: &Instance, state: &mut State) -> Result<()> {
 /// Makes the changes, or none of them.
 fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut changes: Vec<Change>) -> Result<()> {
     let before = state.clone();
-    let new_sessions: Vec<Session> = changes
-        .iter()
-        .flat_map(|change| &change.plan.sessions)
-        .filter(|session| before.sessions().all(|known| known.slot != session.slot))
-        .cloned()
-        .collect();
+    let mut new_sessions = Vec::new();
+    let kernel = Kernel::open(instance);
+    for session in changes.iter().flat_map(|change| &change.plan.sessions) {
+        let is_on_record = before.sessions().any(|known| known.slot == session.slot);
+        // A crash can have come between the record and the kernel.
+        let is_known = match &kernel {
+            Some(kernel) if is_on_record => kernel.has_session(session.slot)?,
+            _ => false,
+        };
+        if !is_known {
+            new_sessions.push(session.clone());
+        }
+    }
     // Where copies come from must be told before anything is changed: it may be refused.
     let new_sessions = new_sessions
         .into_iter()

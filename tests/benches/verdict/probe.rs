@@ -79,7 +79,11 @@ fn check(case: &Case, pins: &std::path::Path) -> Result<(usize, usize)> {
             _ => None,
         };
         let answer = place.and_then(|place| place.rule.map(|rule| Verdict::Rule(place.session, rule)));
-        let expected = oracle::judge(&case.sessions, &frame);
+        // The program tells who gets a packet, and not who rejected it.
+        let expected = match oracle::judge(&case.sessions, &frame) {
+            Verdict::Rejected(..) => Verdict::None,
+            verdict => verdict,
+        };
         ensure!(
             answer.unwrap_or(Verdict::None) == expected,
             "{}: the kernel says {answer:?}, the oracle {expected:?}, of {:?}",

@@ -24,7 +24,7 @@ struct Tool {
 }
 
 #[rustfmt::skip]
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     // gcc only recommends the C library's own files, without which nothing links.
     Tool { program: "cc", stage: Stage::Build, why: "rustc links with the C compiler",
            debian: &["gcc", "libc6-dev"], fedora: "gcc", arch: "gcc", suse: "gcc", alpine: "build-base" },
@@ -38,6 +38,8 @@ const TOOLS: [Tool; 8] = [
            debian: &["tcpdump"], fedora: "tcpdump", arch: "tcpdump", suse: "tcpdump", alpine: "tcpdump" },
     Tool { program: "sysctl", stage: Stage::Lab, why: "the lab sets forwarding and address options",
            debian: &["procps"], fedora: "procps-ng", arch: "procps-ng", suse: "procps", alpine: "procps-ng" },
+    Tool { program: "nft", stage: Stage::Bench, why: "benchmarks compare with its rules",
+           debian: &["nftables"], fedora: "nftables", arch: "nftables", suse: "nftables", alpine: "nftables" },
     Tool { program: "qemu-system-x86_64", stage: Stage::Vm, why: "another kernel needs another machine",
            debian: &["qemu-system-x86"], fedora: "qemu-system-x86-core", arch: "qemu-system-x86", suse: "qemu-x86", alpine: "qemu-system-x86_64" },
     Tool { program: "strip", stage: Stage::Vm, why: "a machine in memory has no room for debug information",
