@@ -12,14 +12,21 @@ pub const FAMILY_IPV4: u8 = 2;
 /// Value of [`Session::family`] for an IPv6 target: `AF_INET6` of Linux.
 pub const FAMILY_IPV6: u8 = 10;
 
+/// Value of [`Session::way`]: by the host's routing, to another host.
+pub const WAY_ROUTE: u8 = 0;
+/// Value of [`Session::way`]: up the host's own stack.
+pub const WAY_HOST: u8 = 1;
+/// Value of [`Session::way`]: out of a device of the host, as bare frames.
+pub const WAY_DEVICE: u8 = 2;
+
 /// Value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The target's address in network order; an IPv4 address is in the first four bytes, the others are zero.
     pub target: [u8; 16],
-    /// The outer source address to use where the kernel can't tell it (`BPF_FIB_LOOKUP_SRC` came with Linux 6.7),
-    /// laid out like `target`.
+    /// The outer source address to use where the kernel isn't asked for it, or can't tell it (`BPF_FIB_LOOKUP_SRC` came
+    /// with Linux 6.7), laid out like `target`.
     pub source: [u8; 16],
     /// VXLAN network identifier, 24 bits, network order.
     pub vni: [u8; 3],
@@ -29,9 +36,16 @@ pub struct Session {
     pub port: [u8; 2],
     /// Bytes of a frame that are copied, 1 to 8500; 0 copies the whole frame.
     pub packet_length: u16,
+    /// [`WAY_ROUTE`], [`WAY_HOST`] or [`WAY_DEVICE`]: how copies get to the target. The last has no address, no port and
+    /// no VNI.
+    pub way: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// Interface index of the target's device, for [`WAY_DEVICE`]; 0 where there was none.
+    pub device: u32,
 }
 
-const _: () = assert!(size_of::<Session>() == 40);
+const _: () = assert!(size_of::<Session>() == 48);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, fields without padding (asserted above), every bit pattern is a value.

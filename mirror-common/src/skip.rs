@@ -37,7 +37,8 @@ skip_reasons! {
     CutFailed = "cut_failed",
     /// No room for the outer headers.
     EncapsulateFailed = "encapsulate_failed",
-    /// The routing table has no route to the target, or says that the target is an address of this host.
+    /// The routing table has no route to the target, or says that the target is an address of this host (which it was not when
+    /// the session was made).
     NoRoute = "no_route",
     /// A route says blackhole, unreachable or prohibit.
     RouteRefused = "route_refused",
@@ -47,6 +48,12 @@ skip_reasons! {
     MtuTooSmall = "mtu_too_small",
     /// The kernel refused to send the finished copy.
     SendFailed = "send_failed",
+    /// The target is this host, and no socket takes what comes to its UDP port.
+    NobodyListens = "nobody_listens",
+    /// The target is an interface that is gone.
+    TargetInterfaceGone = "target_interface_gone",
+    /// The interface that is the target did not take the frame: it is down, or its queue is full.
+    TargetInterfaceRefused = "target_interface_refused",
 }
 
 /// How many reasons there are.

@@ -4,6 +4,8 @@ use network_types::ip::Ipv4Hdr;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+/// Where in an Ethernet header the ethertype is.
+pub const ETHERTYPE_AT: usize = 12;
 /// Bytes of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
 /// Bytes of the fixed IPv6 header.

@@ -1,9 +1,10 @@
-//! Hands a clone of a packet to the tap.
+//! Hands a clone of a packet to the tap. From a source without Ethernet header it goes by way of the raw device
+//! ([`crate::raw`]).
 
 use mirror_common::{mark::CopyMark, session::SessionSlot};
 
 use crate::{
-    maps::TAP_IFINDEX,
+    maps::CLONE_IFINDEX,
     packet::{HelperError, Packet},
 };
 
@@ -15,7 +16,7 @@ pub(crate) fn to_tap(packet: &Packet, slot: SessionSlot) -> Result<(), HelperErr
     let original_mark = packet.mark();
     // The clone takes the mark along through the tap pair.
     packet.set_mark(CopyMark { slot, encapsulated: false }.to_mark());
-    let cloned = packet.clone_to(TAP_IFINDEX.load());
+    let cloned = packet.clone_to(CLONE_IFINDEX.load());
     packet.set_mark(original_mark);
     match cloned {
         // A positive code is the transmit result of the device (NET_XMIT_DROP): counted there.

@@ -10,7 +10,6 @@ use network_types::{eth::EthHdr, ip::Ipv4Hdr, ip::Ipv6Hdr, udp::UdpHdr, vxlan::V
 
 use crate::{
     packet::{Packet, Plain},
-    route::Route,
     vlan::{MAX_TAGS, TAG_LEN, Tags},
 };
 
@@ -69,23 +68,38 @@ pub(crate) fn read_back(packet: &Packet, session: &Session) -> Option<(u16, u32)
     Some((u16::from_be_bytes([s0, s1]), kept))
 }
 
-/// Makes the copy: the first `kept` bytes of the frame, its `tags` back in place, behind the outer headers.
+/// Makes the copy: the first `kept` bytes of the frame, its `tags` back in place, behind the outer headers. `source` is
+/// the address that it is sent from.
 #[inline(always)]
 pub(crate) fn encapsulate(
     packet: &Packet,
     session: &Session,
-    route: &Route,
+    source: &[u32; 4],
     tags: &Tags,
     source_port: u16,
     kept: u32,
 ) -> Result<(), SkipReason> {
+    frame(packet, outer_len(session), tags, kept)?;
+    write_headers(packet, session, source, source_port, kept)
+}
+
+/// Makes the first `kept` bytes of the frame, its `tags` back in place, with nothing in front. Where they are fewer than the
+/// frame's headers, zeros follow them (see [`rebuild`]).
+#[inline(always)]
+pub(crate) fn bare(packet: &Packet, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
+    frame(packet, 0, tags, kept)
+}
+
+/// Makes the first `kept` bytes of the frame, its `tags` back in place, behind `outer_len` bytes that are still to be
+/// written.
+#[inline(always)]
+fn frame(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
     let whole = packet.len() + tags.len();
     if kept < whole && kept <= REBUILD_MAX {
-        rebuild(packet, outer_len(session), tags, kept)?;
+        rebuild(packet, outer_len, tags, kept)
     } else {
-        push(packet, outer_len(session), tags, kept)?;
+        push(packet, outer_len, tags, kept)
     }
-    write_headers(packet, session, route, source_port, kept)
 }
 
 /// Cuts the end, makes room in front, moves the tags in. In this order: the kernel lets no packet grow beyond what its
@@ -97,7 +111,9 @@ fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), S
     if packet.len() > without_tags {
         packet.set_len(without_tags).map_err(|_| SkipReason::CutFailed)?;
     }
-    packet.push_head(outer_len + tags.len()).map_err(no_room)?;
+    if outer_len + tags.len() != 0 {
+        packet.push_head(outer_len + tags.len()).map_err(no_room)?;
+    }
     if tags.len() != 0 {
         let macs =
             packet.load::<[u8; MACS_LEN as usize]>(outer_len + tags.len()).ok_or(SkipReason::EncapsulateFailed)?;
@@ -162,7 +178,7 @@ fn resize(packet: &Packet, len: u32) -> Result<(), SkipReason> {
 fn write_headers(
     packet: &Packet,
     session: &Session,
-    route: &Route,
+    source: &[u32; 4],
     source_port: u16,
     kept: u32,
 ) -> Result<(), SkipReason> {
@@ -186,13 +202,13 @@ fn write_headers(
             ttl: TTL,
             proto: IpProtocol::UDP.0,
             check: [0; 2],
-            src_addr: route.source[0].to_ne_bytes(),
+            src_addr: source[0].to_ne_bytes(),
             dst_addr: [t0, t1, t2, t3],
         };
         ip.check = ipv4_checksum(&ip);
         packet.store(0, &OuterIpv4 { ethernet, ip, udp, vxlan })
     } else {
-        let [a, b, c, d] = route.source.map(u32::to_ne_bytes);
+        let [a, b, c, d] = source.map(u32::to_ne_bytes);
         let ip = Ipv6Hdr {
             // Version 6, no traffic class, no flow label.
             vcf: [0x60, 0, 0, 0],

@@ -37,7 +37,7 @@ impl Fields {
     pub(crate) fn read(&mut self, packet: &Packet) -> Option<()> {
         self.has_ports = 0;
         self.too_deep = 0;
-        if self.plain_ipv4(packet).is_some() {
+        if packet.has_ethernet() && self.plain_ipv4(packet).is_some() {
             return Some(());
         }
         match self.network_header(packet)? {
@@ -76,7 +76,7 @@ impl Fields {
     #[inline(always)]
     fn network_header(&mut self, packet: &Packet) -> Option<EtherType> {
         let mut ethertype = packet.protocol();
-        self.offset = ETHERNET_LEN as u32;
+        self.offset = packet.link_header_len();
         let taken_off = u32::from(packet.offloaded_vlan_tag().is_some());
         for _ in taken_off..VLAN_MAX_DEPTH {
             match ethertype {

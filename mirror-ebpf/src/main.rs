@@ -2,8 +2,8 @@
 //!
 //! A packet's path is the list of modules: the source hook ([`source`]) tells own copies apart ([`own_copy`]), asks
 //! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]); the kernel cuts GSO packets into
-//! wire packets and fills in checksums on the way; the hook at the tap's other end ([`tap`]) takes VLAN tags off
-//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`]), cuts the frame and puts the
+//! wire packets and fills in checksums on the way (a clone without Ethernet header gets one first, in [`raw`]); the hook at the tap's other end ([`tap`]) takes VLAN tags off
+//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is this one, or [`device`] if it is an interface), cuts the frame and puts the
 //! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
 //! that touches the packet, [`maps`] lists what is shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -13,12 +13,15 @@ mod bench;
 mod classify;
 mod clone;
 mod count;
+mod device;
 mod encapsulate;
 mod fields;
 mod flow;
+mod host;
 mod maps;
 mod own_copy;
 mod packet;
+mod raw;
 mod route;
 mod send;
 mod source;
@@ -61,12 +64,23 @@ fn mirror_trace(ctx: TcContext) -> i32 {
 /// At the receiving end of the tap: clones on their way to a target.
 #[classifier]
 fn mirror_tap(ctx: TcContext) -> i32 {
-    match tap::forward(&Packet::new(&ctx)) {
+    action(&ctx, tap::forward(&Packet::new(&ctx)))
+}
+
+/// At the egress of the raw device: clones from sources without Ethernet header, on their way to the tap.
+#[classifier]
+fn mirror_raw(ctx: TcContext) -> i32 {
+    action(&ctx, raw::forward(&Packet::new(&ctx)))
+}
+
+#[inline(always)]
+fn action(_ctx: &TcContext, forwarded: Result<i32, tap::Stop>) -> i32 {
+    match forwarded {
         Ok(action) => action,
         Err(tap::Stop::Skipped(reason)) => {
             count::skipped(reason);
             #[cfg(feature = "log")]
-            aya_log_ebpf::info!(&ctx, "copy skipped: {}", reason.name());
+            aya_log_ebpf::info!(_ctx, "copy skipped: {}", reason.name());
             TC_ACT_SHOT
         }
         Err(tap::Stop::NotACopy) => TC_ACT_SHOT,

@@ -39,6 +39,10 @@ pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, 1> = PerCpuArray::new
 #[btf_map]
 pub(crate) static SOURCE_COUNTERS: PerCpuArray<SourceCounters, { DIRECTIONS as usize }> = PerCpuArray::new();
 
+/// Interface index of the device that a source hook clones to: the tap's sending end, or the raw device.
+#[unsafe(no_mangle)]
+pub(crate) static CLONE_IFINDEX: Global<u32> = Global::new(0);
+
 /// Interface index of the tap's sending end.
 #[unsafe(no_mangle)]
 pub(crate) static TAP_IFINDEX: Global<u32> = Global::new(0);
@@ -46,6 +50,10 @@ pub(crate) static TAP_IFINDEX: Global<u32> = Global::new(0);
 /// Interface index of the source. A packet at any other interface is a question (see [`crate::source`]).
 #[unsafe(no_mangle)]
 pub(crate) static SOURCE_IFINDEX: Global<u32> = Global::new(0);
+
+/// 1 where packets of the source begin with an Ethernet header, else 0.
+#[unsafe(no_mangle)]
+pub(crate) static SOURCE_HAS_ETHERNET: Global<u8> = Global::new(1);
 
 /// 1 where `bpf_fib_lookup` can tell the source address (`BPF_FIB_LOOKUP_SRC`, Linux 6.7), else 0.
 #[unsafe(no_mangle)]

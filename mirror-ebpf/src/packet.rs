@@ -7,14 +7,19 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
-        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop,
+        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
-use mirror_common::protocol::EtherType;
+use mirror_common::{protocol::EtherType, vxlan::ETHERNET_LEN};
 
-/// A packet at a TC hook. Offsets count from its Ethernet header.
+use crate::{
+    maps::{SOURCE_HAS_ETHERNET, SOURCE_IFINDEX},
+    wire,
+};
+
+/// A packet at a TC hook. Offsets count from its Ethernet header, or from its network header if it has none.
 pub(crate) struct Packet {
     skb: *mut __sk_buff,
 }
@@ -53,6 +58,18 @@ impl Packet {
         Self { skb: ctx.skb.skb }
     }
 
+    /// Whether the packet begins with an Ethernet header, at a source hook: the source says so. A question always does.
+    #[inline(always)]
+    pub(crate) fn has_ethernet(&self) -> bool {
+        SOURCE_HAS_ETHERNET.load() != 0 || self.ifindex() != SOURCE_IFINDEX.load()
+    }
+
+    /// Where the packet goes on behind its Ethernet header, at a source hook; 0 where it has none.
+    #[inline(always)]
+    pub(crate) fn link_header_len(&self) -> u32 {
+        if self.has_ethernet() { ETHERNET_LEN as u32 } else { 0 }
+    }
+
     /// For helpers that want the raw context.
     pub(crate) fn as_ptr(&self) -> *mut __sk_buff {
         self.skb
@@ -70,7 +87,14 @@ impl Packet {
     pub(crate) fn wire_packets(&self) -> u32 {
         // SAFETY: as in `len`.
         let segments = unsafe { (*self.skb).gso_segs };
-        if segments == 0 { 1 } else { segments }
+        if segments != 0 {
+            return segments;
+        }
+        // What a program or a guest wrote into a tun or packet socket has a size of segments, but no number of them until
+        // the kernel checks the packet (SKB_GSO_DODGY).
+        // SAFETY: as in `len`.
+        let size = unsafe { (*self.skb).gso_size };
+        if size == 0 { 1 } else { wire::segments(self, size) }
     }
 
     #[inline(always)]
@@ -215,6 +239,13 @@ impl Packet {
     pub(crate) fn push_head(&self, len: u32) -> Result<(), HelperError> {
         // SAFETY: the context is valid for the whole run of the program.
         done(unsafe { bpf_skb_change_head(self.skb, len, 0) })
+    }
+
+    /// Sets whom the kernel takes the packet to be for (`skb->pkt_type`).
+    #[inline(always)]
+    pub(crate) fn set_type(&self, kind: u32) -> Result<(), HelperError> {
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_change_type(self.skb, kind) })
     }
 
     /// Sends a clone out of a device.

@@ -128,7 +128,7 @@ pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, ke
 
 /// Sixteen bytes in network order as the four words of the kernel's structures, order kept.
 #[inline(always)]
-fn words(bytes: &[u8; 16]) -> [u32; 4] {
+pub(crate) fn words(bytes: &[u8; 16]) -> [u32; 4] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
     [
         u32::from_ne_bytes([a, b, c, d]),

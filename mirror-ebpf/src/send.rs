@@ -29,7 +29,8 @@ pub(crate) fn around(packet: &Packet) -> Result<i32, SkipReason> {
     redirected(unsafe { bpf_redirect(packet.ifindex(), u64::from(BPF_F_INGRESS)) })
 }
 
+/// What a redirecting helper returned, as an action or a reason.
 #[inline(always)]
-fn redirected(action: i64) -> Result<i32, SkipReason> {
+pub(crate) fn redirected(action: i64) -> Result<i32, SkipReason> {
     if action == i64::from(TC_ACT_REDIRECT) { Ok(action as i32) } else { Err(SkipReason::SendFailed) }
 }

@@ -1,18 +1,20 @@
 //! The hook at the tap's receiving end. What arrives here is a wire packet: the kernel has segmented GSO packets and
 //! filled in checksums on the way (validate_xmit_skb), because the sending end offers no offloads.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::{
     mark::CopyMark,
-    session::{Session, SessionSlot},
+    session::{Session, SessionSlot, WAY_DEVICE, WAY_HOST},
     skip::SkipReason,
 };
 
 use crate::{
     count::{self, Cut},
-    encapsulate, flow,
+    device, encapsulate, flow, host,
     maps::SESSIONS,
     packet::Packet,
-    route, send, vlan,
+    route, send,
+    vlan::{self, Tags},
 };
 
 /// Why a frame on the tap is not sent on.
@@ -41,12 +43,19 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     }
 
     let tags = vlan::take(packet)?;
-    let source_port = flow::read(packet).source_port();
     let mut kept = packet.len() + tags.len();
     let packet_length = u32::from(session.packet_length);
     if packet_length != 0 && packet_length < kept {
         kept = packet_length;
         count::truncated(mark.slot, Cut::ToLength);
+    }
+    if session.way == WAY_DEVICE {
+        device::send(packet, mark.slot, session, &tags, kept)?;
+        return Ok(TC_ACT_SHOT);
+    }
+    let source_port = flow::read(packet).source_port();
+    if session.way == WAY_HOST {
+        return Ok(to_host(packet, mark.slot, session, &tags, source_port, kept)?);
     }
     let mut route = route::to_target(packet, session, source_port, kept);
     if let Err(route::NoWay::TooLong { mtu }) = route {
@@ -58,7 +67,7 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
 
     // The helpers that change the packet leave `skb->protocol` alone: read it while it is the frame's.
     let protocol = packet.protocol();
-    encapsulate::encapsulate(packet, session, &route, &tags, source_port, kept)?;
+    encapsulate::encapsulate(packet, session, &route.source, &tags, source_port, kept)?;
     packet.set_mark(CopyMark { slot: mark.slot, encapsulated: true }.to_mark());
     if protocol != encapsulate::outer_ethertype(session) {
         return Ok(send::around(packet)?);
@@ -68,12 +77,44 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     Ok(action)
 }
 
+/// Makes a copy for a socket of this host.
+#[inline(always)]
+fn to_host(
+    packet: &Packet,
+    slot: SessionSlot,
+    session: &Session,
+    tags: &Tags,
+    source_port: u16,
+    mut kept: u32,
+) -> Result<i32, SkipReason> {
+    if !host::has_listener(packet, session, source_port) {
+        return Err(SkipReason::NobodyListens);
+    }
+    let room = host::MTU - route::overhead(session);
+    if kept > room {
+        kept = room;
+        count::truncated(slot, Cut::ToMtu);
+    }
+    encapsulate::encapsulate(packet, session, &route::words(&session.source), tags, source_port, kept)?;
+    packet.set_mark(CopyMark { slot, encapsulated: true }.to_mark());
+    let Some(action) = host::deliver(session) else {
+        return send::around(packet);
+    };
+    let action = action?;
+    count::mirrored(slot, kept);
+    Ok(action)
+}
+
 /// The second visit of a finished copy (see [`send::around`]).
 #[inline(always)]
 fn send_again(packet: &Packet, slot: SessionSlot, session: &Session) -> Result<i32, SkipReason> {
     let (source_port, kept) = encapsulate::read_back(packet, session).ok_or(SkipReason::EncapsulateFailed)?;
-    let route = route::to_target(packet, session, source_port, kept).map_err(route::NoWay::skip_reason)?;
-    let action = send::to_neighbour(&route)?;
+    let action = if session.way == WAY_HOST {
+        host::deliver_again(packet, session)?
+    } else {
+        let route = route::to_target(packet, session, source_port, kept).map_err(route::NoWay::skip_reason)?;
+        send::to_neighbour(&route)?
+    };
     count::mirrored(slot, kept);
     Ok(action)
 }

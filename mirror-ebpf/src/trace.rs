@@ -6,7 +6,10 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
-use mirror_common::trace::{TRACED_BYTES, Traced};
+use mirror_common::{
+    trace::{TRACED_BYTES, Traced},
+    vxlan::{ETHERNET_LEN, ETHERTYPE_AT},
+};
 
 use crate::{classify, own_copy, packet::Packet};
 
@@ -24,7 +27,8 @@ pub(crate) fn report(packet: &Packet) {
         return;
     }
     let verdict = classify::decide(packet, false).verdict;
-    let length = packet.len();
+    let has_ethernet = packet.has_ethernet();
+    let length = if has_ethernet { packet.len() } else { packet.len() + ETHERNET_LEN as u32 };
     let mut traced = Traced {
         // SAFETY: takes no pointers.
         time: unsafe { bpf_ktime_get_ns() },
@@ -36,7 +40,19 @@ pub(crate) fn report(packet: &Packet) {
         frame: [0; TRACED_BYTES],
     };
     let traced_bytes = traced.traced;
-    if packet.load_start(0, &mut traced.frame, traced_bytes).is_err() {
+    let loaded = if has_ethernet {
+        packet.load_start(0, &mut traced.frame, traced_bytes)
+    } else {
+        // As the copy has it: zero addresses, the ethertype, the packet.
+        let [high, low] = packet.protocol().to_wire();
+        traced.frame[ETHERTYPE_AT] = high;
+        traced.frame[ETHERTYPE_AT + 1] = low;
+        match traced.frame.last_chunk_mut::<{ TRACED_BYTES - ETHERNET_LEN }>() {
+            Some(rest) => packet.load_start(0, rest, traced_bytes.saturating_sub(ETHERNET_LEN as u32)),
+            None => Ok(()),
+        }
+    };
+    if loaded.is_err() {
         traced.traced = 0;
     }
     if TRACE.output(traced, 0).is_err()

@@ -2,12 +2,12 @@
 
 use mirror_common::{
     protocol::{EtherType, IpProtocol},
-    vxlan::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN},
+    vxlan::{IPV4_LEN, IPV6_LEN, UDP_LEN},
 };
 
 use crate::packet::Packet;
 
-/// Bytes of the wire packets that `packet` stands for, Ethernet headers included. The inner headers of a GSO packet
+/// Bytes of the wire packets that `packet` stands for, Ethernet headers included if it has one. The inner headers of a GSO packet
 /// inside a tunnel count once: such packets are not dissected here.
 #[inline(always)]
 pub(crate) fn bytes(packet: &Packet) -> u64 {
@@ -16,18 +16,27 @@ pub(crate) fn bytes(packet: &Packet) -> u64 {
     u64::from(packet.len()) + more * u64::from(headers.unwrap_or(0))
 }
 
+/// How many segments of `size` bytes of payload a GSO packet makes; 1 if it can't be told.
+#[inline(always)]
+pub(crate) fn segments(packet: &Packet, size: u32) -> u32 {
+    let Some(headers) = headers(packet) else {
+        return 1;
+    };
+    packet.len().saturating_sub(headers).div_ceil(size).max(1)
+}
+
 /// Bytes in front of the payload of TCP or UDP.
 #[inline(always)]
 fn headers(packet: &Packet) -> Option<u32> {
-    const IP: u32 = ETHERNET_LEN as u32;
+    let ip = packet.link_header_len();
     let (protocol, transport) = match packet.protocol() {
         EtherType::IPV4 => {
-            let header = packet.load::<[u8; IPV4_LEN]>(IP)?;
-            (IpProtocol(header[9]), IP + u32::from(header[0] & 0x0f) * 4)
+            let header = packet.load::<[u8; IPV4_LEN]>(ip)?;
+            (IpProtocol(header[9]), ip + u32::from(header[0] & 0x0f) * 4)
         }
         EtherType::IPV6 => {
-            let header = packet.load::<[u8; IPV6_LEN]>(IP)?;
-            (IpProtocol(header[6]), IP + IPV6_LEN as u32)
+            let header = packet.load::<[u8; IPV6_LEN]>(ip)?;
+            (IpProtocol(header[6]), ip + IPV6_LEN as u32)
         }
         _ => return None,
     };

@@ -89,16 +89,19 @@ pub struct Attach {
     /// Where copies go: an IPv4 or IPv6 address, with an optional UDP port (default 4789): 192.0.2.1, 192.0.2.1:4790, [2001:db8::1]:4790
     ///
     /// Without it, the interface is attached with the sessions that are defined for it.
-    #[arg(long, value_name = "ADDR[:PORT]")]
+    #[arg(long, value_name = "ADDR[:PORT]", group = "destination")]
     pub target: Option<Endpoint>,
+    /// Send bare frames out of this interface in place of VXLAN to an address
+    #[arg(long, value_name = "IFACE", group = "destination")]
+    pub to_interface: Option<InterfaceName>,
     /// Copy what this filter accepts; every IPv4 and IPv6 packet when not given
-    #[arg(long, value_name = "NAME", requires = "target")]
+    #[arg(long, value_name = "NAME", requires = "destination")]
     pub filter: Option<String>,
     /// VXLAN network identifier, 0 to 16777215; random when not given
-    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "target")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "destination")]
     pub vni: Option<Vni>,
     /// Copy only the first N bytes of a packet, 1 to 8500; the whole packet when not given
-    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "target")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", requires = "destination")]
     pub packet_length: Option<PacketLength>,
     /// Session number, 1 to 32766; 1 is the highest priority
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value = "1")]

@@ -264,6 +264,14 @@ pub fn has_fib_source() -> Result<bool> {
     }
 }
 
+/// The reverse path filter that every IPv4 device of the network namespace has at least (`net.ipv4.conf.all.rp_filter`).
+pub fn reverse_path_filter() -> Result<u8> {
+    let path = "/proc/sys/net/ipv4/conf/all/rp_filter";
+    let failed = |error: &dyn std::fmt::Display| Error::new(Kind::Failed, format_args!("read {path}"), error);
+    let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+    text.trim().parse().map_err(|error| failed(&error))
+}
+
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }

@@ -77,9 +77,14 @@ impl Instance {
         format!("mcenc-{}", self.short_name())
     }
 
+    /// The raw device: where clones from sources without Ethernet header get one.
+    pub fn raw_device(&self) -> String {
+        format!("mcraw-{}", self.short_name())
+    }
+
     /// Whether `interface` is a helper device of this or any other instance.
     pub fn is_helper_device(interface: &InterfaceName) -> bool {
-        ["mctap-", "mcenc-"].iter().any(|prefix| interface.as_str().starts_with(prefix))
+        ["mctap-", "mcenc-", "mcraw-"].iter().any(|prefix| interface.as_str().starts_with(prefix))
     }
 
     /// The handle of this instance's filters in a clsact qdisc: lets two instances use one interface.
@@ -165,7 +170,7 @@ mod tests {
     fn device_names_fit_and_differ() {
         for name in ["default", "a", "123456789", "1234567890", "a-very-long-name-of-an-instance1"] {
             let instance = instance(name).expect(name);
-            for device in [instance.tap_device(), instance.encapsulation_device()] {
+            for device in [instance.tap_device(), instance.encapsulation_device(), instance.raw_device()] {
                 let device: InterfaceName = device.parse().expect("a valid interface name");
                 assert!(Instance::is_helper_device(&device));
             }

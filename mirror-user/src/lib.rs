@@ -14,6 +14,7 @@ pub mod model;
 pub mod offloads;
 pub mod pcapng;
 pub mod question;
+pub mod raw;
 pub mod reconcile;
 pub mod resolvers;
 pub mod state;

@@ -2,6 +2,7 @@
 //! that a crash leaves nothing that `detach` doesn't know of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -72,10 +73,7 @@ pub enum Hook {
     /// TCX links, pinned (Linux 6.6).
     Tcx,
     /// Filters of the clsact qdisc.
-    Tc {
-        /// The qdisc is ours: it goes when nobody else has a filter in it.
-        owns_qdisc: bool,
-    },
+    Tc,
 }
 
 impl Hook {
@@ -83,7 +81,7 @@ impl Hook {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
-            Self::Tc { .. } => "tc",
+            Self::Tc => "tc",
         }
     }
 }
@@ -107,9 +105,33 @@ pub struct Session {
     /// The name of its target.
     pub target_name: Name,
     /// Where copies go.
-    pub target: Endpoint,
+    pub target: Target,
     /// The id of its filter.
     pub filter: FilterId,
+}
+
+/// Where copies go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// To a collector.
+    Address(Endpoint),
+    /// Out of a device of this host.
+    Interface {
+        /// The interface.
+        interface: InterfaceName,
+        /// Its index; 0 if there was none.
+        ifindex: u32,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(endpoint) => endpoint.fmt(f),
+            Self::Interface { interface, .. } => interface.fmt(f),
+        }
+    }
 }
 
 /// A session that no policy names any more. The tap still knows it: copies may be on their way.

@@ -34,6 +34,9 @@ impl Tap {
         // stack: the program takes them all.
         set(&format!("ipv4/conf/{receiving}/forwarding"), "1")?;
         set(&format!("ipv6/conf/{receiving}/forwarding"), "1")?;
+        // Copies for this very host come in here with addresses of its own at both ends.
+        set(&format!("ipv4/conf/{receiving}/accept_local"), "1")?;
+        set(&format!("ipv4/conf/{receiving}/rp_filter"), "0")?;
         // With nothing to leave to the device, the kernel cuts GSO packets and fills in checksums before the pair
         // (validate_xmit_skb in net/core/dev.c).
         offloads::switch_off_for_sending(&sending)?;
@@ -66,7 +69,7 @@ impl Tap {
 }
 
 /// Writes a setting of the network namespace. One whose protocol the kernel doesn't have is left alone.
-fn set(setting: &str, value: &str) -> Result<()> {
+pub(crate) fn set(setting: &str, value: &str) -> Result<()> {
     let path = PathBuf::from("/proc/sys/net").join(setting);
     if setting.starts_with("ipv6/") && !PathBuf::from("/proc/sys/net/ipv6").exists() {
         return Ok(());

@@ -26,6 +26,7 @@ pub mod recording;
 pub mod rulesets;
 pub mod trace;
 pub mod traffic;
+pub mod tun;
 pub mod vxlan;
 pub mod wait;
 

@@ -128,7 +128,7 @@ fn what_cannot_be_meant_is_refused_with_field_value_and_range() -> Result<()> {
         (2, "session delete web-to-zeek".into(), &["terminal", "hint: --yes"]),
         (4, "target create zeek --address 10.2.0.3".into(), &["zeek", "already"]),
         (2, "target create two".into(), &["--address", "--interface"]),
-        (2, "target create two --address 127.0.0.1".into(), &["127.0.0.1", "this host"]),
+        (2, "target create two --address 0.0.0.0".into(), &["0.0.0.0", "one host"]),
         (3, "target create two --interface nope0".into(), &["nope0", "no such interface"]),
         (2, "target create tmt-0123456789abcdef0 --address 10.2.0.3".into(), &["look like an id"]),
         (2, "target create ' two' --address 10.2.0.3".into(), &["' two'", "1 to 255"]),

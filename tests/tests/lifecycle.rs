@@ -171,6 +171,51 @@ fn two_instances_on_one_host_do_not_meet() -> Result<()> {
 }
 
 #[test]
+fn the_last_instance_in_a_clsact_qdisc_removes_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.traces()?;
+    for (first, last) in [("a", "b"), ("b", "a")] {
+        for detach in ["detach s0", "detach --all"] {
+            attach(&lab, &format!("s0 --target {} --vni 1 --hook tc --instance a", COLLECTOR.v4))?;
+            attach(&lab, &format!("s0 --target {} --vni 2 --hook tc --instance b", COLLECTOR.v4))?;
+            lab.mirrorctl(&format!("{detach} --instance {first}"))?.ok();
+            let recording = lab.record(|| lab.small_talk())?;
+            recording.each_frame_has_one_copy(Wanted::vni(if last == "a" { 1 } else { 2 }));
+            lab.mirrorctl(&format!("{detach} --instance {last}"))?.ok();
+            assert_untouched(&lab, &before, &format!("after `{detach}` of {first}, then of {last}"))?;
+        }
+    }
+    // A qdisc of somebody else stays, whoever attaches first.
+    lab.host.tc("qdisc add dev s0 clsact")?;
+    let with_qdisc = lab.traces()?;
+    attach(&lab, &format!("s0 --target {} --vni 1 --hook tc --instance a", COLLECTOR.v4))?;
+    attach(&lab, &format!("s0 --target {} --vni 2 --hook tc --instance b", COLLECTOR.v4))?;
+    lab.mirrorctl("detach s0 --instance a")?.ok();
+    lab.mirrorctl("detach s0 --instance b")?.ok();
+    assert_untouched(&lab, &with_qdisc, "after both were detached from a qdisc of somebody else")
+}
+
+#[test]
+fn a_clsact_qdisc_of_a_killed_instance_goes_with_the_last() -> Result<()> {
+    const MOMENTS: u32 = 8;
+    let lab = Lab::new()?;
+    let before = lab.traces()?;
+    let command = |instance: &str| format!("attach s0 --target {} --hook tc --instance {instance}", COLLECTOR.v4);
+    let start = Instant::now();
+    lab.mirrorctl(&command("a"))?.ok();
+    let attach_time = start.elapsed();
+    lab.mirrorctl("detach s0 --instance a")?.ok();
+    for moment in 0..MOMENTS {
+        kill_after(&lab, &command("a"), attach_time * moment / MOMENTS)?;
+        lab.mirrorctl(&command("b"))?.ok();
+        lab.mirrorctl("detach --all --instance a")?.ok();
+        lab.mirrorctl("detach s0 --instance b")?.ok();
+        assert_untouched(&lab, &before, &format!("after instance a was killed at moment {moment}"))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn instances_serve_one_network_namespace_each() -> Result<()> {
     let lab = Lab::new()?;
     attach(&lab, &format!("s0 --target {} --vni 1 --instance a", COLLECTOR.v4))?;

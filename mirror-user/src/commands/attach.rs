@@ -41,6 +41,8 @@ struct Session {
     target: String,
     filter: String,
     vni: u32,
+    #[serde(skip)]
+    bare: bool,
     packet_length: Option<u16>,
 }
 
@@ -65,6 +67,7 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Attach) -> R
             target: resolved.target.destination.to_string(),
             filter: resolved.filter.name.to_string(),
             vni: resolved.session.vni.get(),
+            bare: matches!(resolved.target.destination, Destination::Interface(_)),
             packet_length: resolved.session.packet_length.map(|length| length.get()),
         })
         .collect();
@@ -76,9 +79,10 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Attach) -> R
 fn words(document: &Document<'_>) -> String {
     let line = |session: &Session| {
         let length = session.packet_length.map_or_else(|| "whole packets".into(), |length| format!("{length} bytes"));
+        let form = if session.bare { "bare frames".into() } else { format!("VNI {}", session.vni) };
         format!(
-            "{}: mirrored to {} (session {}, number {}, VNI {}, {length}, hook {})\n",
-            document.interface, session.target, session.session, session.session_number, session.vni, document.hook
+            "{}: mirrored to {} (session {}, number {}, {form}, {length}, hook {})\n",
+            document.interface, session.target, session.session, session.session_number, document.hook
         )
     };
     document.sessions.iter().map(line).collect()
@@ -87,11 +91,13 @@ fn words(document: &Document<'_>) -> String {
 /// Defines what the command line says; without a target, that there are sessions is all that is asked.
 fn define(definitions: &mut Definitions, arguments: &Attach) -> std::result::Result<(), Refusal> {
     let source = &arguments.interface;
-    let Some(endpoint) = arguments.target else {
+    let destination = arguments.target.map(Destination::Address);
+    let destination = destination.or_else(|| arguments.to_interface.clone().map(Destination::Interface));
+    let Some(destination) = destination else {
         return match definitions.sessions_of(source).next() {
             Some(_) => Ok(()),
             None => Err(Refusal::bad_input("it is the source of no session").hint(
-                "say where copies go with --target ADDR[:PORT], or define a session: 'mirrorctl session create'",
+                "say where copies go with --target ADDR[:PORT] or --to-interface IFACE, or define a session: 'mirrorctl session create'",
             )),
         };
     };
@@ -104,13 +110,7 @@ fn define(definitions: &mut Definitions, arguments: &Attach) -> std::result::Res
         let tag = Tag::new(MADE_BY.0, MADE_BY.1).map_err(|error| Refusal::bad_input(format_args!("tag: {error}")))?;
         Tags::new([tag])
     };
-    let target = TargetDraft {
-        id: None,
-        name: name.clone(),
-        destination: Destination::Address(endpoint),
-        description: None,
-        tags: tags()?,
-    };
+    let target = TargetDraft { id: None, name: name.clone(), destination, description: None, tags: tags()? };
     definitions.create_target(target).map_err(|refusal| refusal.at(format_args!("target {name}")))?;
     let filter = match &arguments.filter {
         Some(filter) => definitions.filter(filter)?.name.clone(),

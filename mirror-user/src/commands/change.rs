@@ -2,7 +2,6 @@
 //! command that changes them.
 
 use std::cell::OnceCell;
-use std::net::IpAddr;
 
 use crate::definitions::Definitions;
 use crate::definitions::host::{self, Host};
@@ -10,7 +9,7 @@ use crate::definitions::refusal::Refusal;
 use crate::definitions::store::{FileStore, Store};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
-use crate::links::{Destination, Links};
+use crate::links::Links;
 use crate::model::InterfaceName;
 use crate::reconcile::{Request, reconcile};
 
@@ -111,10 +110,6 @@ impl ThisHost {
 impl Host for ThisHost {
     fn has_interface(&self, name: &InterfaceName) -> Result<bool> {
         Ok(self.links()?.find(name.as_str())?.is_some())
-    }
-
-    fn has_address(&self, address: IpAddr) -> Result<bool> {
-        Ok(matches!(self.links()?.destination(address)?, Destination::Local))
     }
 }
 

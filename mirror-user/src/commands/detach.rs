@@ -11,11 +11,11 @@ use crate::definitions::store::{FileStore, Store};
 use crate::error::{Error, Kind, Result};
 use crate::host;
 use crate::instance::{self, Instance};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::links::Links;
 use crate::model::InterfaceName;
 use crate::reconcile::remove;
-use crate::state::{Hook, State};
+use crate::state::State;
 
 /// What `detach --json` prints.
 #[derive(Debug, Serialize)]
@@ -83,18 +83,15 @@ fn detach_all(what: &str, instance: &Instance, links: &Links) -> Result<Vec<Inte
     // Source hooks first: nothing must be cloned to a tap that is on its way out.
     errors.extend(Kernel::remove_all_sources(instance).err());
     if here {
-        let owns_qdisc = |ifindex| {
-            let mut sources = state.iter().flat_map(|state| &state.sources);
-            sources.any(|source| source.ifindex == ifindex && source.hook == Hook::Tc { owns_qdisc: true })
-        };
         match links.list() {
-            Ok(interfaces) => errors.extend(interfaces.iter().filter_map(|interface| {
-                remove::filters(instance, links, interface, owns_qdisc(interface.index)).err()
-            })),
+            Ok(interfaces) => errors
+                .extend(interfaces.iter().filter_map(|interface| remove::filters(instance, links, interface).err())),
             Err(error) => errors.push(error),
         }
+        errors.extend(kernel::forget_clsact(instance).err());
         errors.extend(remove::instance(instance, links).err());
     } else {
+        errors.extend(kernel::forget_clsact(instance).err());
         errors.extend(Kernel::remove(instance).err());
     }
     if errors.is_empty() {

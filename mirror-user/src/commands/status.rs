@@ -95,13 +95,18 @@ impl<'a> From<ResolvedSession<'a>> for SessionDocument<'a> {
 /// Whether a source works, as far as can be told without a packet.
 fn condition(source: &Source, kernel: Option<&Kernel>, interfaces: &[Link], instance: &Instance) -> &'static str {
     let there = |name: &str| interfaces.iter().any(|link| link.name == name);
-    if !interfaces.iter().any(|link| link.index == source.ifindex) {
-        "interface gone"
-    } else if !source.attached || kernel.is_none_or(|kernel| !kernel.source_is_attached(source.ifindex, source.hook)) {
+    let Some(interface) = interfaces.iter().find(|link| link.index == source.ifindex) else {
+        return "interface gone";
+    };
+    let needs_raw = !interface.has_ethernet_header;
+    if !source.attached || kernel.is_none_or(|kernel| !kernel.source_is_attached(source.ifindex, source.hook)) {
         "not attached"
     } else if source.changing {
         "changing"
-    } else if !there(&instance.tap_device()) || !there(&instance.encapsulation_device()) {
+    } else if !there(&instance.tap_device())
+        || !there(&instance.encapsulation_device())
+        || needs_raw && !there(&instance.raw_device())
+    {
         "tap gone"
     } else {
         "attached"

@@ -878,7 +878,7 @@ tags = { "a b" = "", team = "secops" }
                  'port' is a key of its own"
                     .into(),
             ),
-            ("\"10.2.0.2\"", "\"127.0.0.1\"", "line 1: address 127.0.0.1: it is an address of this host; copies go to other hosts only".into()),
+            ("\"10.2.0.2\"", "\"0.0.0.0\"", "line 1: address 0.0.0.0: it must be the address of one host".into()),
             (
                 "name = \"zeek\"",
                 "name = \" zeek\"",

@@ -1,10 +1,8 @@
-//! What only the host can tell about definitions: which interfaces and addresses it has.
-
-use std::net::IpAddr;
+//! What only the host can tell about definitions: which interfaces it has.
 
 use super::Definitions;
 use super::refusal::Refusal;
-use super::target::{Destination, OWN_ADDRESS};
+use super::target::Destination;
 use crate::error::Result;
 use crate::instance::Instance;
 use crate::model::InterfaceName;
@@ -13,9 +11,6 @@ use crate::model::InterfaceName;
 pub trait Host {
     /// Whether there is such an interface now.
     fn has_interface(&self, name: &InterfaceName) -> Result<bool>;
-
-    /// Whether the address is one of the host's own.
-    fn has_address(&self, address: IpAddr) -> Result<bool>;
 }
 
 /// Refuses what `new` wants of the host that it doesn't have. What `old` wanted already is left alone: an interface may
@@ -27,9 +22,6 @@ pub fn check(what: &str, old: &Definitions, new: &Definitions, host: &impl Host)
         }
         let refusal = match &target.destination {
             Destination::Interface(interface) => unusable(interface, "interface", host)?,
-            Destination::Address(endpoint) if host.has_address(endpoint.address)? => {
-                Some(Refusal::bad_input(format_args!("address {}: {OWN_ADDRESS}", endpoint.address)))
-            }
             Destination::Address(_) => None,
         };
         if let Some(refusal) = refusal {

@@ -8,9 +8,6 @@ use super::refusal::Refusal;
 use super::text::{Description, Name, Tags};
 use crate::model::{Endpoint, InterfaceName};
 
-/// Why an address of the host itself is refused.
-pub(super) const OWN_ADDRESS: &str = "it is an address of this host; copies go to other hosts only";
-
 /// Where copies go, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -21,7 +18,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Refuses addresses that are never the address of one other host, whatever routing says.
+    /// Refuses addresses that are never the address of one host, whatever routing says.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         let Self::Address(endpoint) = self else {
             return Ok(());
@@ -30,9 +27,6 @@ impl Destination {
         let bad = |why: &str| Err(Refusal::bad_input(format_args!("address {address}: {why}")));
         if endpoint.port == 0 {
             return Err(Refusal::bad_input("port 0: a port must be 1 to 65535"));
-        }
-        if address.is_loopback() {
-            return bad(OWN_ADDRESS);
         }
         let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
         if address.is_unspecified() || address.is_multicast() || broadcast {

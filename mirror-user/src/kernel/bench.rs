@@ -14,8 +14,8 @@ use mirror_common::bench::TracePacket;
 use mirror_common::policy::Direction;
 
 use super::{
-    Constants, Load, TABLE, create_directory, failed, load_one, loaded_program, program, remove_pins, source_program,
-    table,
+    AtSource, Constants, Load, TABLE, create_directory, failed, load_one, loaded_program, program, remove_pins,
+    source_program, table,
 };
 use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
@@ -23,8 +23,6 @@ use crate::error::{Error, Kind, Result};
 const TRACE: &str = "BENCH_TRACE";
 const HOOK: &str = "bench_hook";
 const GENERATOR: &str = "bench_generate";
-/// No device has this index.
-const NO_INTERFACE: u32 = 0;
 
 /// What is run on each packet of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +61,7 @@ fn open(policy: &Policy, directory: &Path) -> Result<Ebpf> {
     table::create(policy, directory)?;
     let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
     let maps = vec![(TABLE, directory.join(TABLE))];
-    let programs = load_one(&Load { constants, source_ifindex: NO_INTERFACE, policy, maps, ring_bytes: None })?;
+    let programs = load_one(&Load { constants, source: AtSource::NONE, policy, maps, ring_bytes: None })?;
     remove_pins(directory)?;
     Ok(programs)
 }

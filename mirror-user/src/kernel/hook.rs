@@ -14,7 +14,7 @@ use mirror_common::policy::Direction;
 use super::failed;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
-use crate::links::{CLSACT, Link, Links};
+use crate::links::Link;
 use crate::state::Hook;
 
 /// Priority of the filters in clsact, lower first. Filters of one priority are of one kind; other BPF programs may
@@ -44,7 +44,7 @@ pub(super) fn attach(
     };
     let options = match hook {
         Hook::Tcx => TcAttachOptions::TcxOrder(order),
-        Hook::Tc { .. } => {
+        Hook::Tc => {
             add_clsact(&interface.name).map_err(|error| failed(format_args!("{what}: add clsact qdisc"))(&error))?;
             TcAttachOptions::Netlink(NlOptions {
                 priority: PRIORITY,
@@ -63,7 +63,7 @@ pub(super) fn attach(
             link.pin(pin).map_err(|error| failed(format_args!("pin link {}", pin.display()))(&error))?;
         }
         // Dropped, a filter's link would detach.
-        Hook::Tc { .. } => std::mem::forget(link),
+        Hook::Tc => std::mem::forget(link),
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ pub(super) fn replace(
             let link = FdLink::from(pinned);
             SchedClassifierLink::try_from(link).map_err(|error| failed(&what)(&error))?
         }
-        Hook::Tc { .. } => SchedClassifierLink::attached(
+        Hook::Tc => SchedClassifierLink::attached(
             &interface.name,
             attach_type(direction),
             PRIORITY,
@@ -123,7 +123,7 @@ pub(super) fn replace(
     };
     let link =
         program.attach_to_link(link).and_then(|id| program.take_link(id)).map_err(|error| failed(&what)(&error))?;
-    if let Hook::Tc { .. } = hook {
+    if let Hook::Tc = hook {
         // Dropped, a filter's link would detach.
         std::mem::forget(link);
     }
@@ -161,14 +161,6 @@ pub fn remove_filters(interface: &Link, instance: &Instance) -> Result<()> {
                 ) => {}
             Err(error) => return Err(failed(&what)(&error)),
         }
-    }
-    Ok(())
-}
-
-/// Removes a clsact qdisc that is ours, unless somebody else has put a filter into it.
-pub fn remove_qdisc(interface: &Link, links: &Links) -> Result<()> {
-    if links.ingress_qdisc(interface.index)?.as_deref() == Some(CLSACT) && !links.has_filters(interface.index)? {
-        links.delete_clsact(interface.index)?;
     }
     Ok(())
 }

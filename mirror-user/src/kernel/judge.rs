@@ -9,8 +9,8 @@ use mirror_common::session::SessionSlot;
 use mirror_common::table::{RuleEntry, Verdict};
 
 use super::{
-    Constants, Load, TABLE, create_directory, failed, load_one, loaded_program, program, remove_pins, source_program,
-    table,
+    AtSource, Constants, Load, TABLE, create_directory, failed, load_one, loaded_program, program, remove_pins,
+    source_program, table,
 };
 use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
@@ -30,7 +30,7 @@ impl Judge {
         let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
         let load = Load {
             constants,
-            source_ifindex: NO_INTERFACE,
+            source: AtSource::NONE,
             policy,
             maps: vec![(TABLE, directory.join(TABLE))],
             ring_bytes: None,
@@ -103,8 +103,6 @@ impl Answer {
 /// Interface index of the loopback device, which every network namespace has; test runs are there if nothing else is
 /// said.
 const LOOPBACK: u32 = 1;
-/// No device has this index.
-const NO_INTERFACE: u32 = 0;
 
 // `struct __sk_buff` of include/uapi/linux/bpf.h: where in it the fields are that a question needs.
 const IFINDEX_AT: usize = 40;

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod clsact;
 mod grace;
 mod hook;
 mod judge;
@@ -29,14 +30,15 @@ use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
 use mirror_common::table::RuleEntry;
 
+pub use self::clsact::{forget as forget_clsact, forget_one as forget_clsact_of, release as release_clsact};
 pub use self::grace::wait_for_runs;
-pub use self::hook::{remove_filters, remove_qdisc};
+pub use self::hook::remove_filters;
 pub use self::judge::{Answer, AttachedJudge, Judge};
 pub use self::trace::{Seen, Tracer};
 use crate::compile;
 use crate::error::{Error, Kind, Result};
 use crate::instance::Instance;
-use crate::links::Link;
+use crate::links::{Link, Links};
 use crate::state::Hook;
 use crate::tap::Tap;
 
@@ -60,6 +62,8 @@ const TRACE: &str = "TRACE";
 const TRACE_LOST: &str = "TRACE_LOST";
 const TAP_PROGRAM: &str = "mirror_tap";
 const TAP_LINK: &str = "tap";
+const RAW_PROGRAM: &str = "mirror_raw";
+const RAW_LINK: &str = "raw";
 
 /// The program at a source, and the name of its link.
 const fn source_program(direction: Direction) -> &'static str {
@@ -78,6 +82,20 @@ pub struct Constants {
     pub fib_tells_source: bool,
 }
 
+/// What the programs at a source are told of it when they are loaded.
+#[derive(Clone, Copy, Debug)]
+struct AtSource {
+    ifindex: u32,
+    has_ethernet_header: bool,
+    /// Interface index of the device that clones go to.
+    clone_ifindex: u32,
+}
+
+impl AtSource {
+    /// For programs that are at no source.
+    const NONE: Self = Self { ifindex: 0, has_ethernet_header: true, clone_ifindex: 0 };
+}
+
 /// The policies of a source are numbered: each change makes a new generation.
 pub type Generation = u64;
 
@@ -85,7 +103,9 @@ pub type Generation = u64;
 #[derive(Clone, Copy, Debug)]
 pub struct NewGeneration<'a> {
     /// The source.
-    pub ifindex: u32,
+    pub interface: &'a Link,
+    /// Interface index of the device that its clones go to.
+    pub clone_ifindex: u32,
     /// Its number.
     pub generation: Generation,
     /// Its policies.
@@ -141,8 +161,13 @@ impl Kernel {
         create_directory(&building.join("sources"))?;
         let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
         let policy = compile::Policy::default();
-        let mut programs =
-            load_one(&Load { constants, source_ifindex: 0, policy: &policy, maps: maps.into(), ring_bytes: None })?;
+        let mut programs = load_one(&Load {
+            constants,
+            source: AtSource::NONE,
+            policy: &policy,
+            maps: maps.into(),
+            ring_bytes: None,
+        })?;
         let program = program(&mut programs, TAP_PROGRAM)?;
         #[cfg(feature = "log")]
         program
@@ -153,6 +178,23 @@ impl Kernel {
         fs::rename(&building, &pins)
             .map_err(|error| Error::failed(format_args!("publish pins {}", pins.display()), &error))?;
         Ok(Self { pins })
+    }
+
+    /// Loads the program of the raw device and attaches it.
+    pub fn attach_raw(&self, instance: &Instance, raw: &Link, hook: Hook, constants: Constants) -> Result<()> {
+        let pin = self.pins.join(RAW_LINK);
+        remove_pin(&pin)?;
+        let maps = INSTANCE_MAPS.map(|map| (map, self.pins.join(map)));
+        let policy = compile::Policy::default();
+        let mut programs = load_one(&Load {
+            constants,
+            source: AtSource::NONE,
+            policy: &policy,
+            maps: maps.into(),
+            ring_bytes: None,
+        })?;
+        // Nothing comes in there.
+        hook::attach(program(&mut programs, RAW_PROGRAM)?, raw, Direction::Egress, hook, instance, &pin)
     }
 
     /// The kernel's number of the tap program.
@@ -189,7 +231,9 @@ impl Kernel {
     pub fn build(&self, constants: Constants, wanted: &[NewGeneration<'_>]) -> Result<()> {
         let mut loads = Vec::new();
         let mut places = Vec::new();
-        for &NewGeneration { ifindex, generation, policies } in wanted {
+        for &NewGeneration { interface, clone_ifindex, generation, policies } in wanted {
+            let ifindex = interface.index;
+            let source = AtSource { ifindex, has_ethernet_header: interface.has_ethernet_header, clone_ifindex };
             let directory = self.generation_pins(ifindex, generation);
             remove_pins(&directory)?;
             for direction in Direction::ALL {
@@ -200,7 +244,7 @@ impl Kernel {
                 let mut maps: Vec<_> = INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
                 maps.push((SOURCE_COUNTERS, self.source_pins(ifindex).join(SOURCE_COUNTERS)));
                 maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-                loads.push(Load { constants, source_ifindex: ifindex, policy, maps, ring_bytes: None });
+                loads.push(Load { constants, source, policy, maps, ring_bytes: None });
                 places.push((direction, directory.join(PROGRAM)));
             }
         }
@@ -214,7 +258,17 @@ impl Kernel {
     }
 
     /// Attaches the programs of a generation to a source that has none.
-    pub fn attach(&self, instance: &Instance, interface: &Link, hook: Hook, generation: Generation) -> Result<()> {
+    pub fn attach(
+        &self,
+        instance: &Instance,
+        interface: &Link,
+        links: &Links,
+        hook: Hook,
+        generation: Generation,
+    ) -> Result<()> {
+        if hook == Hook::Tc {
+            clsact::claim(instance, interface, links)?;
+        }
         for direction in Direction::ALL {
             let mut program = self.pinned_program(interface.index, direction, generation)?;
             let pin = self.source_pins(interface.index).join(source_program(direction));
@@ -314,7 +368,7 @@ impl Kernel {
         let directory = self.source_pins(ifindex);
         Direction::ALL.iter().all(|direction| match hook {
             Hook::Tcx => directory.join(source_program(*direction)).exists(),
-            Hook::Tc { .. } => directory.is_dir(),
+            Hook::Tc => directory.is_dir(),
         })
     }
 
@@ -414,7 +468,7 @@ impl Kernel {
 /// What the object file is loaded with.
 struct Load<'a> {
     constants: Constants,
-    source_ifindex: u32,
+    source: AtSource,
     policy: &'a compile::Policy,
     /// Where maps are pinned, or taken from if they are there.
     maps: Vec<(&'static str, PathBuf)>,
@@ -425,15 +479,23 @@ struct Load<'a> {
 /// Reads the object file once for each load and hands it to `use_it`, which drops what it doesn't need. Its programs are
 /// not in the kernel yet, its maps are.
 fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>, mut use_it: impl FnMut(Ebpf) -> Result<()>) -> Result<()> {
-    let loads: Vec<_> = loads.into_iter().map(|load| (load, u8::from(load.constants.fib_tells_source))).collect();
+    let loads: Vec<_> = loads
+        .into_iter()
+        .map(|load| {
+            let has_ethernet_header = u8::from(load.source.has_ethernet_header);
+            (load, u8::from(load.constants.fib_tells_source), has_ethernet_header)
+        })
+        .collect();
     // One loader for all: a new one reads the type information of the kernel (5 MB, tens of milliseconds), which
     // nothing here needs. No program looks into the kernel's structures.
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    for (load, fib_tells_source) in &loads {
+    for (load, fib_tells_source, has_ethernet_header) in &loads {
         loader.override_global("TAP_IFINDEX", &load.constants.tap_ifindex, true);
         loader.override_global("FIB_TELLS_SOURCE", fib_tells_source, true);
-        loader.override_global("SOURCE_IFINDEX", &load.source_ifindex, true);
+        loader.override_global("CLONE_IFINDEX", &load.source.clone_ifindex, true);
+        loader.override_global("SOURCE_IFINDEX", &load.source.ifindex, true);
+        loader.override_global("SOURCE_HAS_ETHERNET", has_ethernet_header, true);
         loader.override_global("SHAPE", &load.policy.shape, true);
         // A map has one entry at least.
         loader.map_max_entries(RULE_COUNTERS, (load.policy.places.len() as u32).div_ceil(RULES_PER_ENTRY).max(1));
@@ -517,6 +579,16 @@ fn remove_source_pins(directory: &Path) -> Result<()> {
         }
     }
     remove_pins(directory)
+}
+
+/// Removes a pin; none is no error.
+fn remove_pin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::failed(format_args!("remove pin {}", path.display()), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a directory of pins and what is in it; none is no error.

@@ -13,8 +13,8 @@ use mirror_common::table::{RuleEntry, Verdict};
 use mirror_common::trace::Traced;
 
 use super::{
-    Answer, Constants, Generation, Kernel, Load, POLICY_MAPS, TABLE, TRACE, TRACE_LOST, TRACE_PROGRAM, failed, hook,
-    load, loaded_program, program, table, typed,
+    Answer, AtSource, Constants, Generation, Kernel, Load, POLICY_MAPS, TABLE, TRACE, TRACE_LOST, TRACE_PROGRAM,
+    failed, hook, load, loaded_program, program, table, typed,
 };
 use crate::compile::Policy;
 use crate::error::{Error, Kind, Result};
@@ -72,7 +72,7 @@ impl Kernel {
         generation: Generation,
         directions: &[Direction],
     ) -> Result<Tracer> {
-        let mut traces = self.load_traces(interface.index, generation, directions)?;
+        let mut traces = self.load_traces(interface, generation, directions)?;
         for (traces, object) in &mut traces {
             let program = loaded_program(object, TRACE_PROGRAM)?;
             traces.link = Some(hook::attach_for_now(program, interface, traces.direction, tcx, instance)?);
@@ -85,7 +85,7 @@ impl Kernel {
     pub fn retrace(&self, tracer: &mut Tracer, interface: &Link, generation: Generation) -> Result<Vec<Seen>> {
         let directions: Vec<_> = tracer.directions.iter().map(|traces| traces.direction).collect();
         let mut rest = Vec::new();
-        let loaded = self.load_traces(interface.index, generation, &directions)?;
+        let loaded = self.load_traces(interface, generation, &directions)?;
         for ((mut new, mut object), old) in loaded.into_iter().zip(&mut tracer.directions) {
             let what = format!("replace the program of trace at {} of {}", new.direction.name(), interface.name);
             let program = loaded_program(&mut object, TRACE_PROGRAM)?;
@@ -106,16 +106,18 @@ impl Kernel {
 
     fn load_traces(
         &self,
-        ifindex: u32,
+        interface: &Link,
         generation: Generation,
         directions: &[Direction],
     ) -> Result<Vec<(Traces, Ebpf)>> {
+        let source =
+            AtSource { ifindex: interface.index, has_ethernet_header: interface.has_ethernet_header, clone_ifindex: 0 };
         // What it doesn't do needs no constants.
         let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
         let policies = directions
             .iter()
             .map(|direction| {
-                let directory = self.generation_pins(ifindex, generation).join(direction.name());
+                let directory = self.generation_pins(interface.index, generation).join(direction.name());
                 Ok((Policy { shape: table::shape(&directory)?, ..Policy::default() }, directory))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -124,7 +126,7 @@ impl Kernel {
             .map(|(policy, directory)| {
                 let mut maps: Vec<_> = super::INSTANCE_MAPS.iter().map(|map| (*map, self.pins.join(map))).collect();
                 maps.extend(POLICY_MAPS.iter().map(|map| (*map, directory.join(map))));
-                Load { constants, source_ifindex: ifindex, policy, maps, ring_bytes: Some(RING_BYTES) }
+                Load { constants, source, policy, maps, ring_bytes: Some(RING_BYTES) }
             })
             .collect();
         let open = |(mut object, (direction, (_, directory))): (Ebpf, (&Direction, &(Policy, PathBuf)))| {

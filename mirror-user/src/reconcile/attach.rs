@@ -1,4 +1,4 @@
-//! What is refused of an interface, and what must hold before anything is attached.
+//! How an interface is attached, and what must hold before anything is.
 
 use crate::cli::HookChoice;
 use crate::error::{Error, Kind, Result};
@@ -8,27 +8,12 @@ use crate::kernel::Kernel;
 use crate::links::{CLSACT, Link, Links};
 use crate::model::InterfaceName;
 use crate::reconcile::Request;
-use crate::state::{Hook, State};
+use crate::state::{Hook, Source, State};
 use crate::tap::Tap;
 
 /// The error about an interface that isn't there.
 pub(super) fn no_such_interface(what: &str, name: &InterfaceName) -> Error {
     Error::new(Kind::NotFound, what, format_args!("{name}: there is no such interface")).hint("'ip link' lists them")
-}
-
-/// Refuses an interface that can't be a source.
-pub(super) fn refuse_source(what: &str, interface: &Link) -> Result<()> {
-    if interface.has_ethernet_header {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::BadInput,
-        what,
-        format_args!(
-            "{}: its packets have no Ethernet header (a tunnel, say); this version mirrors Ethernet interfaces only",
-            interface.name
-        ),
-    ))
 }
 
 /// The hook for an interface that has none of ours.
@@ -50,8 +35,7 @@ pub(super) fn choose_hook(what: &str, choice: Option<HookChoice>, interface: &Li
         return Ok(Hook::Tcx);
     }
     match links.ingress_qdisc(interface.index)?.as_deref() {
-        None => Ok(Hook::Tc { owns_qdisc: true }),
-        Some(CLSACT) => Ok(Hook::Tc { owns_qdisc: false }),
+        None | Some(CLSACT) => Ok(Hook::Tc),
         Some(other) => Err(Error::new(
             Kind::Conflict,
             what,
@@ -92,7 +76,17 @@ pub(super) fn refuse_orphans(
 
 /// Refuses to build on an instance whose tap or pins are gone.
 pub(super) fn refuse_broken_tap(what: &str, instance: &Instance, links: &Links, state: &State) -> Result<()> {
-    if state.sources.is_empty() || (Tap::find(instance, links)?.is_some() && Kernel::open(instance).is_some()) {
+    if state.sources.is_empty() {
+        return Ok(());
+    }
+    let interfaces = links.list()?;
+    let needs_raw = |source: &Source| {
+        let found = interfaces.iter().find(|link| link.index == source.ifindex);
+        source.attached && found.is_some_and(|link| !link.has_ethernet_header)
+    };
+    let has_raw = interfaces.iter().any(|link| link.name == instance.raw_device());
+    let has_devices = Tap::find(instance, links)?.is_some() && (has_raw || !state.sources.iter().any(needs_raw));
+    if has_devices && Kernel::open(instance).is_some() {
         return Ok(());
     }
     Err(Error::new(

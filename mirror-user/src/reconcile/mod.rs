@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use mirror_common::policy::Direction;
-use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession};
+use mirror_common::session::{FAMILY_IPV4, FAMILY_IPV6, Session as KernelSession, WAY_DEVICE, WAY_HOST, WAY_ROUTE};
 
 use self::plan::{Impossible, Plan, Slots};
 use crate::cli::HookChoice;
@@ -24,8 +24,9 @@ use crate::instance::Instance;
 use crate::kernel::{self, Constants, Kernel, NewGeneration};
 use crate::links::{Destination, Link, Links};
 use crate::model::{Endpoint, InterfaceName};
+use crate::raw;
 use crate::resolvers;
-use crate::state::{Hook, Retired, Session, Source, State};
+use crate::state::{Hook, Retired, Session, Source, State, Target};
 use crate::tap::Tap;
 
 /// How long the tap is told of a session that no policy names any more: copies may wait in its queue. They do for
@@ -54,6 +55,7 @@ struct Change {
 /// Something that was done, and how it is undone.
 enum Done {
     InstanceCreated,
+    RawDeviceCreated,
     SessionAdded(Session),
     /// Pins of the next generation of a source.
     Built(Link, kernel::Generation),
@@ -143,6 +145,7 @@ fn changes(
 ) -> std::result::Result<Vec<Change>, Obstacle> {
     let resolvers =
         if wanted.filters().any(|filter| filter.network_services_dns) { resolvers::resolvers()? } else { Vec::new() };
+    let interfaces = links.list()?;
     let mut slots = Slots::of(state);
     let mut changes = Vec::new();
     for name in wanted.sources().filter(|source| !state.detached.contains(source)) {
@@ -163,7 +166,7 @@ fn changes(
                 continue;
             }
         };
-        let plan = match plan::plan(name, wanted, state, &mut slots, &resolvers) {
+        let plan = match plan::plan(name, wanted, state, &mut slots, &resolvers, &interfaces) {
             Ok(plan) => plan,
             Err(Impossible::NoSlot) => return Err(Obstacle::Slots),
             Err(impossible) => return Err(Error::new(Kind::BadInput, what, impossible).into()),
@@ -176,10 +179,7 @@ fn changes(
                 }
                 source.hook
             }
-            None => {
-                attach::refuse_source(what, &interface)?;
-                attach::choose_hook(what, request.hook, &interface, links)?
-            }
+            None => attach::choose_hook(what, request.hook, &interface, links)?,
         };
         changes.push(Change { interface, hook, known, name: name.clone(), plan });
     }
@@ -247,7 +247,7 @@ fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut c
     // Where copies come from must be told before anything is changed: it may be refused.
     let new_sessions = new_sessions
         .into_iter()
-        .map(|session| Ok((source_address(what, session.target, links)?, session)))
+        .map(|session| Ok((way(what, &session.target, links)?, session)))
         .collect::<Result<Vec<_>>>()?;
 
     // On record first, so that a crash leaves nothing that nobody knows of.
@@ -309,7 +309,7 @@ fn change_kernel(
     links: &Links,
     state: &State,
     changes: &[Change],
-    new_sessions: &[(Option<IpAddr>, Session)],
+    new_sessions: &[(Way, Session)],
     done: &mut Vec<Done>,
 ) -> Result<()> {
     let fib_tells_source = host::has_fib_source()?;
@@ -329,10 +329,14 @@ fn change_kernel(
             (tap, kernel)
         }
     };
-    for (source_address, session) in new_sessions {
+    for (way, session) in new_sessions {
         done.push(Done::SessionAdded(session.clone()));
-        kernel.add_session(session.slot, kernel_session(session, *source_address))?;
+        kernel.add_session(session.slot, kernel_session(session, *way))?;
     }
+    let raw = match changes.iter().find(|change| !change.interface.has_ethernet_header) {
+        Some(change) => Some(raw_device(instance, links, &kernel, change.hook, constants(&tap), done)?),
+        None => None,
+    };
     // All are built before one is attached: most of what can fail has failed by then.
     let mut wanted = Vec::new();
     for change in changes {
@@ -342,13 +346,19 @@ fn change_kernel(
             true => Done::Built(change.interface.clone(), generation),
             false => Done::Begun(source.clone()),
         });
-        wanted.push(NewGeneration { ifindex: change.interface.index, generation, policies: &change.plan.policies });
+        let clones_to = raw.as_ref().filter(|_| !change.interface.has_ethernet_header).unwrap_or(&tap.sending);
+        wanted.push(NewGeneration {
+            interface: &change.interface,
+            clone_ifindex: clones_to.index,
+            generation,
+            policies: &change.plan.policies,
+        });
     }
     kernel.build(constants(&tap), &wanted)?;
     for (change, NewGeneration { generation, .. }) in changes.iter().zip(&wanted) {
         let source = &state.sources[change.known.expect("announced")];
         if !source.attached {
-            kernel.attach(instance, &change.interface, change.hook, *generation)?;
+            kernel.attach(instance, &change.interface, links, change.hook, *generation)?;
             continue;
         }
         for direction in Direction::ALL {
@@ -357,6 +367,28 @@ fn change_kernel(
         }
     }
     Ok(())
+}
+
+/// The raw device, made if it isn't there, with its program.
+fn raw_device(
+    instance: &Instance,
+    links: &Links,
+    kernel: &Kernel,
+    hook: Hook,
+    constants: Constants,
+    done: &mut Vec<Done>,
+) -> Result<Link> {
+    match raw::find(instance, links)? {
+        Some(raw) if raw.up => return Ok(raw),
+        // What a crash left.
+        Some(raw) => links.delete(&raw)?,
+        None => {}
+    }
+    done.push(Done::RawDeviceCreated);
+    let raw = raw::create(instance, links)?;
+    kernel.attach_raw(instance, &raw, hook, constants)?;
+    raw::set_up(&raw, links)?;
+    Ok(raw)
 }
 
 /// The number of the generation that is being built: above every one that there is, or was on record.
@@ -376,6 +408,7 @@ fn undo(instance: &Instance, links: &Links, done: Vec<Done>) -> Result<()> {
         };
         let undone = match step {
             Done::InstanceCreated => remove::instance(instance, links),
+            Done::RawDeviceCreated => raw::remove(instance, links),
             Done::SessionAdded(session) => kernel.remove_session(session.slot),
             Done::Built(interface, generation) => kernel.remove_generation(interface.index, generation),
             Done::Begun(source) => remove::from_kernel(instance, links, &source),
@@ -449,17 +482,26 @@ fn rename(state: &mut State, wanted: &Definitions) {
 }
 
 /// A session as the tap reads it.
-fn kernel_session(session: &Session, source_address: Option<IpAddr>) -> KernelSession {
+fn kernel_session(session: &Session, way: Way) -> KernelSession {
+    let (target, family, port, device) = match session.target {
+        Target::Address(Endpoint { address, port }) => {
+            (octets(address), if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 }, port, 0)
+        }
+        Target::Interface { ifindex, .. } => ([0; 16], 0, 0, ifindex),
+    };
     KernelSession {
-        target: octets(session.target.address),
-        source: source_address.map_or([0; 16], octets),
+        target,
+        source: way.source.map_or([0; 16], octets),
         vni: {
             let [_, vni @ ..] = session.vni.get().to_be_bytes();
             vni
         },
-        family: if session.target.address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 },
-        port: session.target.port.to_be_bytes(),
+        family,
+        port: port.to_be_bytes(),
         packet_length: session.packet_length.map_or(0, |length| length.get()),
+        way: way.way,
+        reserved: [0; 3],
+        device,
     }
 }
 
@@ -474,19 +516,56 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The address that copies to `target` will be sent from as routing has it now; none without a route.
-fn source_address(what: &str, target: Endpoint, links: &Links) -> Result<Option<IpAddr>> {
-    let address = target.address;
-    let bad = |why: &str| Err(Error::new(Kind::BadInput, what, format_args!("target {address}: {why}")));
+/// How copies get to a target, and the address that they are sent from where it is known now.
+#[derive(Clone, Copy)]
+struct Way {
+    way: u8,
+    source: Option<IpAddr>,
+}
+
+/// The way to `target` as the host has it now.
+fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
+    let address = match target {
+        Target::Address(endpoint) => endpoint.address,
+        Target::Interface { interface, ifindex } => {
+            if *ifindex == 0 {
+                eprintln!(
+                    "warning: {what}: target {interface}: there is no such interface now; packets are counted as \
+                     target_interface_gone"
+                );
+            }
+            return Ok(Way { way: WAY_DEVICE, source: None });
+        }
+    };
+    let bad = |why: &dyn std::fmt::Display| Error::new(Kind::BadInput, what, format_args!("target {address}: {why}"));
     match links.destination(address)? {
-        Destination::Remote { source, .. } => Ok(source),
-        Destination::Local => bad("it is an address of this host; this version sends to other hosts only"),
-        Destination::NotUnicast => bad("it must be the address of one host"),
+        Destination::Remote { source, .. } => Ok(Way { way: WAY_ROUTE, source }),
+        Destination::Local => {
+            let filter = host::reverse_path_filter()?;
+            // Those go through lo (mirror-ebpf/src/host.rs).
+            let through_lo = address.is_loopback() || address.is_ipv6();
+            if filter != 0 && !through_lo {
+                let why = format!(
+                    "it is an address of this host, whose reverse path filter (net.ipv4.conf.all.rp_filter = {filter}) \
+                     drops what comes from an address of its own"
+                );
+                return Err(bad(&why).hint("use 127.0.0.1"));
+            }
+            // As every packet of the host to itself.
+            Ok(Way { way: WAY_HOST, source: Some(address) })
+        }
+        Destination::NotUnicast => Err(bad(&"it must be the address of one host")),
         Destination::Refused | Destination::NoRoute => {
+            let then = match host::has_fib_source()? {
+                true => "",
+                // The address to send from is looked up when the session is made.
+                false => ", and then as no_source_address, until it is attached again (Linux 6.7 needs no such thing)",
+            };
             eprintln!(
-                "warning: {what}: there is no route to {address} now; until there is one, packets are counted as no_route"
+                "warning: {what}: there is no route to {address} now; until there is one, packets are counted as \
+                 no_route{then}"
             );
-            Ok(None)
+            Ok(Way { way: WAY_ROUTE, source: None })
         }
     }
 }

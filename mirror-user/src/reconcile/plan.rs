@@ -11,8 +11,9 @@ use crate::compile::{self, TooLarge};
 use crate::definitions::target::Destination;
 use crate::definitions::{Definitions, ResolvedSession};
 use crate::kernel::Policies;
-use crate::model::{Endpoint, InterfaceName};
-use crate::state::{Session, State};
+use crate::links::Link;
+use crate::model::InterfaceName;
+use crate::state::{Session, State, Target};
 
 /// The slots of an instance that are free.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ pub(super) enum Impossible {
     NoSlot,
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
-    #[error("session {0}: its target is an interface; this version sends to addresses only")]
-    TargetIsInterface(String),
+    #[error("session {session}: its target {interface} {why}")]
+    Unsuitable { session: String, interface: InterfaceName, why: &'static str },
 }
 
 /// What a source's programs should be.
@@ -54,16 +55,17 @@ pub(super) struct Plan {
     pub(super) fingerprint: u64,
 }
 
-/// Plans for one source. `resolvers` are those of the host.
+/// Plans for one source. `resolvers` and `links` are those of the host.
 pub(super) fn plan(
     source: &InterfaceName,
     wanted: &Definitions,
     state: &State,
     slots: &mut Slots,
     resolvers: &[IpAddr],
+    links: &[Link],
 ) -> Result<Plan, Impossible> {
     let resolved: Vec<_> = wanted.sessions_of(source).collect();
-    let sessions = resolved.iter().map(|wanted| session(wanted, state, slots)).collect::<Result<Vec<_>, _>>()?;
+    let sessions = resolved.iter().map(|wanted| session(wanted, state, slots, links)).collect::<Result<Vec<_>, _>>()?;
     let policies = Policies::build(|direction| {
         let compiled: Vec<_> = resolved
             .iter()
@@ -95,11 +97,23 @@ fn compiled<'a>(
 }
 
 /// The session as the kernel will have it: in the slot it has, if nothing changes for the tap, else in a free one.
-fn session(wanted: &ResolvedSession<'_>, state: &State, slots: &mut Slots) -> Result<Session, Impossible> {
+fn session(
+    wanted: &ResolvedSession<'_>,
+    state: &State,
+    slots: &mut Slots,
+    links: &[Link],
+) -> Result<Session, Impossible> {
     let ResolvedSession { session, target, filter } = wanted;
-    let endpoint: Endpoint = match &target.destination {
-        Destination::Address(endpoint) => *endpoint,
-        Destination::Interface(_) => return Err(Impossible::TargetIsInterface(session.name.to_string())),
+    let wanted_target = match &target.destination {
+        Destination::Address(endpoint) => Target::Address(*endpoint),
+        Destination::Interface(interface) => {
+            let link = links.iter().find(|link| link.name == interface.as_str());
+            if let Some(why) = link.and_then(unsuitable) {
+                let (session, interface) = (session.name.to_string(), interface.clone());
+                return Err(Impossible::Unsuitable { session, interface, why });
+            }
+            Target::Interface { interface: interface.clone(), ifindex: link.map_or(0, |link| link.index) }
+        }
     };
     let new = |slot| Session {
         id: session.id,
@@ -109,7 +123,7 @@ fn session(wanted: &ResolvedSession<'_>, state: &State, slots: &mut Slots) -> Re
         vni: session.vni,
         packet_length: session.packet_length,
         target_name: target.name.clone(),
-        target: endpoint,
+        target: wanted_target.clone(),
         filter: filter.id,
     };
     // Also one that was retired a moment ago: the tap still knows it.
@@ -117,7 +131,7 @@ fn session(wanted: &ResolvedSession<'_>, state: &State, slots: &mut Slots) -> Re
         known.id == session.id
             && known.vni == session.vni
             && known.packet_length == session.packet_length
-            && known.target == endpoint
+            && known.target == wanted_target
             // Rules are counted for the filter that the session has.
             && known.filter == filter.id
     };
@@ -125,4 +139,17 @@ fn session(wanted: &ResolvedSession<'_>, state: &State, slots: &mut Slots) -> Re
         return Ok(new(known.slot));
     }
     slots.take().map(new).ok_or(Impossible::NoSlot)
+}
+
+/// Why bare frames can't go out of an interface, if they can't.
+fn unsuitable(link: &Link) -> Option<&'static str> {
+    // In every network namespace.
+    const LOOPBACK: u32 = 1;
+    if !link.has_ethernet_header {
+        Some("is an interface whose packets have no Ethernet header, and copies have one")
+    } else if link.index == LOOPBACK {
+        Some("is the loopback interface: the host would take copies for its own packets")
+    } else {
+        None
+    }
 }

@@ -5,6 +5,7 @@ use crate::instance::Instance;
 use crate::kernel::{self, Kernel};
 use crate::links::{Link, Links};
 use crate::model::InterfaceName;
+use crate::raw;
 use crate::state::{Carried, Hook, Source, State};
 use crate::tap::Tap;
 
@@ -46,34 +47,34 @@ pub(super) fn from_kernel(instance: &Instance, links: &Links, source: &Source) -
     if let Some(kernel) = Kernel::open(instance) {
         errors.extend(kernel.remove_source(source.ifindex).err());
     }
-    if let Hook::Tc { owns_qdisc } = source.hook {
+    if source.hook == Hook::Tc {
         // By index: the interface may have another name by now, or another one its name.
         match links.list() {
-            Ok(interfaces) => {
-                if let Some(link) = interfaces.iter().find(|link| link.index == source.ifindex) {
-                    errors.extend(filters(instance, links, link, owns_qdisc).err());
-                }
-            }
+            Ok(interfaces) => match interfaces.iter().find(|link| link.index == source.ifindex) {
+                Some(link) => errors.extend(filters(instance, links, link).err()),
+                None => errors.extend(kernel::forget_clsact_of(instance, source.ifindex).err()),
+            },
             Err(error) => errors.push(error),
         }
     }
     report(format_args!("detach {}", source.interface), errors)
 }
 
-/// Removes this instance's filters, if the interface has any, and the qdisc if it was made for them.
-pub fn filters(instance: &Instance, links: &Links, interface: &Link, owns_qdisc: bool) -> Result<()> {
+/// Removes this instance's filters, if the interface has any, and the qdisc if it was made for those of any instance.
+pub fn filters(instance: &Instance, links: &Links, interface: &Link) -> Result<()> {
     if links.ingress_qdisc(interface.index)?.is_some() && links.has_filters(interface.index)? {
         kernel::remove_filters(interface, instance)?;
     }
-    if owns_qdisc { kernel::remove_qdisc(interface, links) } else { Ok(()) }
+    kernel::release_clsact(instance, interface, links)
 }
 
-/// Removes the tap and every pin.
+/// Removes the helper devices and every pin.
 pub fn instance(instance: &Instance, links: &Links) -> Result<()> {
     // The devices first: with the program's pin its link goes, and what then still came through would reach the stack.
+    let raw = raw::remove(instance, links);
     let tap = Tap::remove(instance, links);
     let pins = Kernel::remove(instance);
-    tap.and(pins)
+    raw.and(tap).and(pins)
 }
 
 /// All errors as one.
