@@ -24,10 +24,12 @@ pub struct SessionCounters {
     pub truncated_to_length: u64,
     /// Copies that the path MTU cut.
     pub truncated_to_mtu: u64,
+    /// Those of `packets` that took the fast path, and not the tap.
+    pub fast_path: u64,
 }
 
 const _: () = assert!(size_of::<SourceCounters>() == 16);
-const _: () = assert!(size_of::<SessionCounters>() == 32);
+const _: () = assert!(size_of::<SessionCounters>() == 40);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)` of `u64` only: no padding, every bit pattern is a value.

@@ -20,4 +20,4 @@ pub mod vxlan;
 
 /// Version of everything in this crate that lives in pinned maps. State that was loaded with another version is never
 /// re-used: its pins have another directory.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

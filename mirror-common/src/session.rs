@@ -39,8 +39,10 @@ pub struct Session {
     /// [`WAY_ROUTE`], [`WAY_HOST`] or [`WAY_DEVICE`]: how copies get to the target. The last has no address, no port and
     /// no VNI.
     pub way: u8,
+    /// 1 where copies may take the fast path, 0 where all go through the tap.
+    pub fast_path: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Interface index of the target's device, for [`WAY_DEVICE`]; 0 where there was none.
     pub device: u32,
 }

@@ -109,6 +109,9 @@ pub struct Attach {
     /// Which hook of the kernel to use; the best one it has when not given
     #[arg(long, value_name = "HOOK")]
     pub hook: Option<HookChoice>,
+    /// Send every copy through the tap, also where the kernel could take a shorter way: for comparison and trouble
+    #[arg(long)]
+    pub no_fast_path: bool,
 }
 
 /// Values of `--hook`.

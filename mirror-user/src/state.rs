@@ -51,6 +51,8 @@ pub struct Source {
     pub ifindex: u32,
     /// How the programs are attached.
     pub hook: Hook,
+    /// Whether copies may take the fast path.
+    pub fast_path: bool,
     /// Whether attaching was finished, and detaching not begun: else it is what a crash left.
     pub attached: bool,
     /// The generation of policies that is attached.
@@ -165,6 +167,8 @@ pub struct SessionCounts {
     pub truncated_to_length: u64,
     /// As in [`SessionCounters`].
     pub truncated_to_mtu: u64,
+    /// As in [`SessionCounters`].
+    pub fast_path: u64,
 }
 
 impl std::ops::AddAssign<SessionCounters> for SessionCounts {
@@ -173,6 +177,7 @@ impl std::ops::AddAssign<SessionCounters> for SessionCounts {
         self.bytes += more.bytes;
         self.truncated_to_length += more.truncated_to_length;
         self.truncated_to_mtu += more.truncated_to_mtu;
+        self.fast_path += more.fast_path;
     }
 }
 

@@ -17,6 +17,7 @@ pub mod oracle;
 pub mod packet_socket;
 #[cfg(feature = "product")]
 pub mod policies;
+pub mod path;
 pub mod process;
 #[cfg(feature = "product")]
 pub mod properties;
@@ -34,6 +35,7 @@ pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;
 pub use lab::{COLLECTOR, GENERATOR, HOST_SOURCE, HOST_UPLINK, Lab};
 pub use leftovers::Turn;
+pub use path::{BOTH_PATHS, Path};
 pub use process::{Output, Running};
 pub use recording::{Recording, Wanted};
 pub use trace::hooks;

@@ -97,8 +97,8 @@ fn copies_for_an_address_of_the_host_reach_its_socket() -> Result<()> {
         for target in targets {
             for cut in [None, Some(100)] {
                 let length = cut.map_or_else(String::new, |length| format!("--packet-length {length}"));
-                lab.mirrorctl(&format!("attach s0 --target {target} --vni 42 {length} --hook {hook}"))?.ok();
                 let collector = Collector::open(&lab)?;
+                lab.mirrorctl(&format!("attach s0 --target {target} --vni 42 {length} --hook {hook}"))?.ok();
                 let recording = lab.record(|| lab.small_talk())?;
                 each_has_one_copy(&recording, &collector.take(42)?, target, cut.unwrap_or(usize::MAX));
                 let stats = lab.stats()?;
@@ -117,8 +117,8 @@ fn the_traffic_of_loopback_is_mirrored_to_loopback_without_a_loop() -> Result<()
     for target in ["127.0.0.1", "::1"] {
         for hook in hooks()? {
             let lab = Lab::new()?;
-            lab.mirrorctl(&format!("attach lo --target {target} --vni 42 --hook {hook}"))?.ok();
             let collector = Collector::open(&lab)?;
+            lab.mirrorctl(&format!("attach lo --target {target} --vni 42 --hook {hook}"))?.ok();
             for version in BOTH_VERSIONS {
                 let address: IpAddr = if version == IpVersion::V4 { "127.0.0.1".parse()? } else { "::1".parse()? };
                 let end = traffic::End { namespace: &lab.host, address };
@@ -205,8 +205,8 @@ fn a_reverse_path_filter_that_would_drop_copies_is_named() -> Result<()> {
     lab.mirrorctl(&format!("{attach} 10.1.0.2"))?.fails(2, &["10.1.0.2", "rp_filter = 2", "hint: use 127.0.0.1"]);
     before.are_all_there_is(&lab.traces()?, "after the refusal");
     for target in ["127.0.0.1", "fd00:1::2"] {
-        lab.mirrorctl(&format!("{attach} {target}"))?.ok();
         let collector = Collector::open(&lab)?;
+        lab.mirrorctl(&format!("{attach} {target}"))?.ok();
         let recording = lab.record(|| {
             // The lab's own replies come in where a strict filter lets them.
             lab.inject(GENERATOR, &craft::echo_reply_v4(100))

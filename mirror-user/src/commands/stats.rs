@@ -50,6 +50,8 @@ struct SessionDocument {
     bytes: u64,
     truncated_to_length: u64,
     truncated_to_mtu: u64,
+    /// Those of `packets` that took the fast path.
+    fast_path: u64,
 }
 
 /// A rule of a filter that a session of an attached source uses.
@@ -120,6 +122,7 @@ fn read(instance: &Instance, links: &Links) -> Result<Document> {
                 bytes: counts.bytes,
                 truncated_to_length: counts.truncated_to_length,
                 truncated_to_mtu: counts.truncated_to_mtu,
+                fast_path: counts.fast_path,
             });
         }
     }
@@ -181,7 +184,7 @@ fn words(document: &Document) -> String {
         ]);
     }
     let mut sessions = Builder::default();
-    sessions.push_record(["session", "packets", "bytes", "truncated to length", "truncated to MTU"]);
+    sessions.push_record(["session", "packets", "bytes", "truncated to length", "truncated to MTU", "fast path"]);
     for session in &document.sessions {
         sessions.push_record([
             session.name.clone(),
@@ -189,6 +192,7 @@ fn words(document: &Document) -> String {
             session.bytes.to_string(),
             session.truncated_to_length.to_string(),
             session.truncated_to_mtu.to_string(),
+            session.fast_path.to_string(),
         ]);
     }
     let mut text = format!("{}\n\n{}\n\n", sources.build().with(Style::blank()), sessions.build().with(Style::blank()));

@@ -406,6 +406,7 @@ impl Kernel {
             bytes: sum.bytes + cpu.bytes,
             truncated_to_length: sum.truncated_to_length + cpu.truncated_to_length,
             truncated_to_mtu: sum.truncated_to_mtu + cpu.truncated_to_mtu,
+            fast_path: sum.fast_path + cpu.fast_path,
         }))
     }
 

@@ -40,12 +40,15 @@ pub struct Request<'a> {
     pub attach: Option<&'a InterfaceName>,
     /// How to attach what isn't.
     pub hook: Option<HookChoice>,
+    /// Whether copies of what isn't attached yet may not take the fast path.
+    pub no_fast_path: bool,
 }
 
 /// What becomes of one source.
 struct Change {
     interface: Link,
     hook: Hook,
+    fast_path: bool,
     /// Index of its record in the state; none when it is not attached yet.
     known: Option<usize>,
     name: InterfaceName,
@@ -171,17 +174,20 @@ fn changes(
             Err(Impossible::NoSlot) => return Err(Obstacle::Slots),
             Err(impossible) => return Err(Error::new(Kind::BadInput, what, impossible).into()),
         };
-        let hook = match known {
+        let (hook, fast_path) = match known {
             Some(index) => {
                 let source = &state.sources[index];
                 if source.fingerprint == plan.fingerprint && !source.changing {
                     continue;
                 }
-                source.hook
+                (source.hook, source.fast_path)
             }
-            None => attach::choose_hook(what, request.hook, &interface, links)?,
+            None => {
+                let no_fast_path = asked_for && request.no_fast_path;
+                (attach::choose_hook(what, request.hook, &interface, links)?, !no_fast_path)
+            }
         };
-        changes.push(Change { interface, hook, known, name: name.clone(), plan });
+        changes.push(Change { interface, hook, fast_path, known, name: name.clone(), plan });
     }
     if !changes.is_empty() {
         host::require_bpffs(what)?;
@@ -233,7 +239,8 @@ fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut c
     let before = state.clone();
     let mut new_sessions = Vec::new();
     let kernel = Kernel::open(instance);
-    for session in changes.iter().flat_map(|change| &change.plan.sessions) {
+    let planned = changes.iter().flat_map(|change| change.plan.sessions.iter().map(move |session| (change, session)));
+    for (change, session) in planned {
         let is_on_record = before.sessions().any(|known| known.slot == session.slot);
         // A crash can have come between the record and the kernel.
         let is_known = match &kernel {
@@ -241,13 +248,13 @@ fn make(instance: &Instance, what: &str, links: &Links, state: &mut State, mut c
             _ => false,
         };
         if !is_known {
-            new_sessions.push(session.clone());
+            new_sessions.push((session.clone(), change.fast_path));
         }
     }
     // Where copies come from must be told before anything is changed: it may be refused.
     let new_sessions = new_sessions
         .into_iter()
-        .map(|session| Ok((way(what, &session.target, links)?, session)))
+        .map(|(session, fast_path)| Ok(NewSession { way: way(what, &session.target, links)?, fast_path, session }))
         .collect::<Result<Vec<_>>>()?;
 
     // On record first, so that a crash leaves nothing that nobody knows of.
@@ -292,6 +299,7 @@ fn announce(state: &mut State, change: &Change) -> usize {
                 interface: change.name.clone(),
                 ifindex: change.interface.index,
                 hook: change.hook,
+                fast_path: change.fast_path,
                 attached: false,
                 generation: 0,
                 carried_below: 0,
@@ -309,7 +317,7 @@ fn change_kernel(
     links: &Links,
     state: &State,
     changes: &[Change],
-    new_sessions: &[(Way, Session)],
+    new_sessions: &[NewSession],
     done: &mut Vec<Done>,
 ) -> Result<()> {
     let fib_tells_source = host::has_fib_source()?;
@@ -329,9 +337,9 @@ fn change_kernel(
             (tap, kernel)
         }
     };
-    for (way, session) in new_sessions {
-        done.push(Done::SessionAdded(session.clone()));
-        kernel.add_session(session.slot, kernel_session(session, *way))?;
+    for new in new_sessions {
+        done.push(Done::SessionAdded(new.session.clone()));
+        kernel.add_session(new.session.slot, kernel_session(new))?;
     }
     let raw = match changes.iter().find(|change| !change.interface.has_ethernet_header) {
         Some(change) => Some(raw_device(instance, links, &kernel, change.hook, constants(&tap), done)?),
@@ -482,7 +490,7 @@ fn rename(state: &mut State, wanted: &Definitions) {
 }
 
 /// A session as the tap reads it.
-fn kernel_session(session: &Session, way: Way) -> KernelSession {
+fn kernel_session(NewSession { session, way, fast_path }: &NewSession) -> KernelSession {
     let (target, family, port, device) = match session.target {
         Target::Address(Endpoint { address, port }) => {
             (octets(address), if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 }, port, 0)
@@ -500,7 +508,8 @@ fn kernel_session(session: &Session, way: Way) -> KernelSession {
         port: port.to_be_bytes(),
         packet_length: session.packet_length.map_or(0, |length| length.get()),
         way: way.way,
-        reserved: [0; 3],
+        fast_path: u8::from(*fast_path),
+        reserved: [0; 2],
         device,
     }
 }
@@ -514,6 +523,13 @@ fn octets(address: IpAddr) -> [u8; 16] {
         }
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+/// A session that the tap is to be told of.
+struct NewSession {
+    session: Session,
+    way: Way,
+    fast_path: bool,
 }
 
 /// How copies get to a target, and the address that they are sent from where it is known now.
