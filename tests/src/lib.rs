@@ -15,9 +15,9 @@ pub mod offload;
 #[cfg(feature = "product")]
 pub mod oracle;
 pub mod packet_socket;
+pub mod path;
 #[cfg(feature = "product")]
 pub mod policies;
-pub mod path;
 pub mod process;
 #[cfg(feature = "product")]
 pub mod properties;

@@ -51,7 +51,8 @@ pub(super) fn run(instance: &Instance, global: &Global, arguments: &Attach) -> R
     let what = format!("attach {}", arguments.interface);
     host::require_kernel(&what)?;
     host::require_root(&what)?;
-    let request = Request { attach: Some(&arguments.interface), hook: arguments.hook, no_fast_path: arguments.no_fast_path };
+    let request =
+        Request { attach: Some(&arguments.interface), hook: arguments.hook, no_fast_path: arguments.no_fast_path };
     let changed = change_with(instance, &what, request, |definitions| define(definitions, arguments))?;
 
     let state = State::load(instance)?;
