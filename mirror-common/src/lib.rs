@@ -16,6 +16,7 @@ pub mod session;
 pub mod skip;
 pub mod table;
 pub mod trace;
+pub mod uplink;
 pub mod vxlan;
 
 /// Version of everything in this crate that lives in pinned maps. State that was loaded with another version is never

@@ -11,7 +11,9 @@ const MAGIC_SHIFT: u32 = 20;
 const MAGIC_MASK: u32 = !0 << MAGIC_SHIFT;
 /// Set once the outer headers are on.
 const ENCAPSULATED: u32 = 1 << 19;
-const SLOT_MASK: u32 = ENCAPSULATED - 1;
+/// Set while the copy waits in a lane of the tap.
+const IN_LANE: u32 = 1 << 18;
+const SLOT_MASK: u32 = IN_LANE - 1;
 
 /// How many session slots a mark can name.
 pub const SLOTS: u32 = SLOT_MASK + 1;
@@ -23,6 +25,8 @@ pub struct CopyMark {
     pub slot: SessionSlot,
     /// Whether the outer headers are on.
     pub encapsulated: bool,
+    /// Whether copies of its flow that come later wait for it (`mirror-ebpf/src/order.rs`).
+    pub in_lane: bool,
 }
 
 impl CopyMark {
@@ -30,7 +34,8 @@ impl CopyMark {
     #[inline(always)]
     pub const fn to_mark(self) -> u32 {
         let encapsulated = if self.encapsulated { ENCAPSULATED } else { 0 };
-        MAGIC | encapsulated | (self.slot & SLOT_MASK)
+        let in_lane = if self.in_lane { IN_LANE } else { 0 };
+        MAGIC | encapsulated | in_lane | (self.slot & SLOT_MASK)
     }
 
     /// Reads `skb->mark`; `None` when the packet doesn't claim to be a copy.
@@ -39,7 +44,7 @@ impl CopyMark {
         if mark & MAGIC_MASK != MAGIC {
             return None;
         }
-        Some(Self { slot: mark & SLOT_MASK, encapsulated: mark & ENCAPSULATED != 0 })
+        Some(Self { slot: mark & SLOT_MASK, encapsulated: mark & ENCAPSULATED != 0, in_lane: mark & IN_LANE != 0 })
     }
 }
 
@@ -50,8 +55,8 @@ mod tests {
     #[test]
     fn a_mark_carries_slot_and_state() {
         for slot in [0, 1, 1023, SLOTS - 1] {
-            for encapsulated in [false, true] {
-                let mark = CopyMark { slot, encapsulated };
+            for (encapsulated, in_lane) in [(false, false), (false, true), (true, false), (true, true)] {
+                let mark = CopyMark { slot, encapsulated, in_lane };
                 assert_eq!(CopyMark::from_mark(mark.to_mark()), Some(mark));
             }
         }

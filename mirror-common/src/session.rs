@@ -41,8 +41,11 @@ pub struct Session {
     pub way: u8,
     /// 1 where copies may take the fast path, 0 where all go through the tap.
     pub fast_path: u8,
+    /// 1 where the way to the target may depend on the copy's UDP source port (several next hops, chosen by a hash of
+    /// the ports), 0 where all copies of the session take one way.
+    pub way_by_port: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Interface index of the target's device, for [`WAY_DEVICE`]; 0 where there was none.
     pub device: u32,
 }

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) fn to_tap(packet: &Packet, slot: SessionSlot) -> Result<(), HelperError> {
     let original_mark = packet.mark();
     // The clone takes the mark along through the tap pair.
-    packet.set_mark(CopyMark { slot, encapsulated: false }.to_mark());
+    packet.set_mark(CopyMark { slot, encapsulated: false, in_lane: false }.to_mark());
     let cloned = packet.clone_to(CLONE_IFINDEX.load());
     packet.set_mark(original_mark);
     match cloned {

@@ -41,6 +41,19 @@ pub(crate) fn mirrored(slot: SessionSlot, kept: u32) {
     }
 }
 
+/// Copies for `slot` leave by the fast path: `packets` wire packets with `bytes` bytes of frames.
+#[inline(always)]
+pub(crate) fn mirrored_fast(slot: SessionSlot, packets: u32, bytes: u64, truncated_to_length: bool) {
+    if let Some(counters) = SESSION_COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: as in `seen`.
+        let counters = unsafe { &mut *counters };
+        counters.packets += u64::from(packets);
+        counters.bytes += bytes;
+        counters.fast_path += u64::from(packets);
+        counters.truncated_to_length += u64::from(truncated_to_length);
+    }
+}
+
 /// A copy for `slot` was cut.
 #[inline(always)]
 pub(crate) fn truncated(slot: SessionSlot, cut: Cut) {

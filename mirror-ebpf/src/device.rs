@@ -35,7 +35,7 @@ pub(crate) fn send(
     }
     encapsulate::bare(packet, tags, kept)?;
     // The device may be a source itself.
-    packet.set_mark(CopyMark { slot, encapsulated: true }.to_mark());
+    packet.set_mark(CopyMark { slot, encapsulated: true, in_lane: false }.to_mark());
     packet.clone_to(session.device).map_err(|_| SkipReason::TargetInterfaceRefused)?;
     count::mirrored(slot, kept);
     Ok(())

@@ -4,7 +4,10 @@ use mirror_common::{
     protocol::{EtherType, IpProtocol},
     session::{FAMILY_IPV4, Session},
     skip::SkipReason,
-    vxlan::{DONT_FRAGMENT, FLAGS, IPV4_LEN, OUTER_IPV4_LEN, OUTER_IPV6_LEN, TTL, UDP_LEN, VXLAN_LEN, ipv4_checksum},
+    vxlan::{
+        DONT_FRAGMENT, ETHERNET_LEN, FLAGS, IPV4_LEN, OUTER_IPV4_LEN, OUTER_IPV6_LEN, TTL, UDP_LEN, VXLAN_LEN,
+        ipv4_checksum,
+    },
 };
 use network_types::{eth::EthHdr, ip::Ipv4Hdr, ip::Ipv6Hdr, udp::UdpHdr, vxlan::VxlanHdr};
 
@@ -68,19 +71,48 @@ pub(crate) fn read_back(packet: &Packet, session: &Session) -> Option<(u16, u32)
     Some((u16::from_be_bytes([s0, s1]), kept))
 }
 
-/// Makes the copy: the first `kept` bytes of the frame, its `tags` back in place, behind the outer headers. `source` is
-/// the address that it is sent from.
+/// What the outer headers of a copy have that its session doesn't say.
+pub(crate) struct Outer {
+    /// The address that it is sent from, in network order; IPv4 in the first word.
+    pub(crate) source: [u32; 4],
+    /// UDP source port.
+    pub(crate) source_port: u16,
+    /// MAC addresses of destination and source; zeros where the neighbour code is to fill them in.
+    pub(crate) macs: [[u8; 6]; 2],
+}
+
+/// Makes the copy: the first `kept` bytes of the frame, its `tags` back in place, behind the outer headers. After
+/// [`SkipReason::CutFailed`] the packet is the frame as before.
 #[inline(always)]
 pub(crate) fn encapsulate(
     packet: &Packet,
     session: &Session,
-    source: &[u32; 4],
+    outer: &Outer,
     tags: &Tags,
-    source_port: u16,
     kept: u32,
 ) -> Result<(), SkipReason> {
     frame(packet, outer_len(session), tags, kept)?;
-    write_headers(packet, session, source, source_port, kept)
+    write_headers(packet, session, outer, kept)
+}
+
+/// Makes the copy of a whole frame of which something is left to the device: a checksum, segmentation. It stays so.
+/// Where the kernel refuses, the frame is as it was.
+#[inline(always)]
+pub(crate) fn encapsulate_unfinished(packet: &Packet, session: &Session, outer: &Outer) -> Result<(), Refused> {
+    let (whole, outer_len) = (packet.len(), outer_len(session));
+    let inner = packet.load::<[u8; ETHERNET_LEN]>(0).ok_or(Refused::Unchanged)?;
+    packet.push_tunnel(outer_len, session.family != FAMILY_IPV4).map_err(|_| Refused::Unchanged)?;
+    // The room is behind the Ethernet header, which becomes the outer one.
+    packet.store(outer_len, &inner).map_err(|_| Refused::Changed)?;
+    write_headers(packet, session, outer, whole).map_err(|_| Refused::Changed)
+}
+
+/// Why there is no copy.
+pub(crate) enum Refused {
+    /// The kernel can't do this with such a packet.
+    Unchanged,
+    /// The packet is neither the frame nor a copy any more.
+    Changed,
 }
 
 /// Makes the first `kept` bytes of the frame, its `tags` back in place, with nothing in front. Where they are fewer than the
@@ -136,24 +168,22 @@ fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), S
 /// of the Ethernet frame.
 #[inline(always)]
 fn rebuild(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), SkipReason> {
-    let cut_failed = |_| SkipReason::CutFailed;
+    let no_room = |_| SkipReason::EncapsulateFailed;
     let macs = packet.load::<[u8; MACS_LEN as usize]>(0).ok_or(SkipReason::CutFailed)?;
     let tags_end = MACS_LEN + tags.len();
     let mut rest = [0u8; REBUILD_MAX as usize + 1];
     let rest_len = kept.saturating_sub(tags_end);
-    packet.load_start(MACS_LEN, &mut rest, rest_len).map_err(cut_failed)?;
+    packet.load_start(MACS_LEN, &mut rest, rest_len).map_err(|_| SkipReason::CutFailed)?;
 
     resize(packet, outer_len + kept)?;
-    packet.store_start(outer_len, &macs, kept.min(MACS_LEN)).map_err(cut_failed)?;
+    packet.store_start(outer_len, &macs, kept.min(MACS_LEN)).map_err(no_room)?;
     for index in 0..MAX_TAGS {
         let offset = MACS_LEN + index as u32 * TAG_LEN;
         if let Some(tag) = tags.get(index) {
-            packet
-                .store_start(outer_len + offset, tag, kept.saturating_sub(offset).min(TAG_LEN))
-                .map_err(cut_failed)?;
+            packet.store_start(outer_len + offset, tag, kept.saturating_sub(offset).min(TAG_LEN)).map_err(no_room)?;
         }
     }
-    packet.store_start(outer_len + tags_end, &rest, rest_len).map_err(cut_failed)
+    packet.store_start(outer_len + tags_end, &rest, rest_len).map_err(no_room)
 }
 
 /// Makes the packet `len` bytes long, or as little longer as the kernel lets it, with zeros behind `len`.
@@ -167,7 +197,7 @@ fn resize(packet: &Packet, len: u32) -> Result<(), SkipReason> {
             continue;
         }
         for block in 0..blocks {
-            packet.store(len + block * BLOCK, &[0u8; BLOCK as usize]).map_err(|_| SkipReason::CutFailed)?;
+            packet.store(len + block * BLOCK, &[0u8; BLOCK as usize]).map_err(|_| SkipReason::EncapsulateFailed)?;
         }
         return Ok(());
     }
@@ -178,14 +208,12 @@ fn resize(packet: &Packet, len: u32) -> Result<(), SkipReason> {
 fn write_headers(
     packet: &Packet,
     session: &Session,
-    source: &[u32; 4],
-    source_port: u16,
+    &Outer { source, source_port, macs: [dst_addr, src_addr] }: &Outer,
     kept: u32,
 ) -> Result<(), SkipReason> {
-    // The MTU keeps the sums below 2^16.
-    let udp_len = (UDP_LEN + VXLAN_LEN) as u16 + kept as u16;
-    // MAC addresses are the neighbour code's to fill in.
-    let ethernet = EthHdr { dst_addr: [0; 6], src_addr: [0; 6], ether_type: outer_ethertype(session).0.to_be() };
+    // The MTU keeps the sums below 2^16, but those of a super-packet: whoever segments it writes new ones.
+    let udp_len = ((UDP_LEN + VXLAN_LEN) as u16).wrapping_add(kept as u16);
+    let ethernet = EthHdr { dst_addr, src_addr, ether_type: outer_ethertype(session).0.to_be() };
     // Checksum zero: RFC 7348 §5, and RFC 6935 §5 for IPv6.
     let udp = UdpHdr { src: source_port.to_be_bytes(), dst: session.port, len: udp_len.to_be_bytes(), check: [0; 2] };
     let vxlan = VxlanHdr { flags: FLAGS, _reserved1: [0; 3], vni: session.vni, _reserved2: 0 };
@@ -195,7 +223,7 @@ fn write_headers(
             // Version 4, five words of header.
             vihl: 0x45,
             tos: 0,
-            tot_len: (IPV4_LEN as u16 + udp_len).to_be_bytes(),
+            tot_len: (IPV4_LEN as u16).wrapping_add(udp_len).to_be_bytes(),
             // A datagram that can't be fragmented needs no identification (RFC 6864 §4.1).
             id: [0; 2],
             frags: DONT_FRAGMENT,

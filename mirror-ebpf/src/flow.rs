@@ -4,7 +4,7 @@
 use mirror_common::{
     flow::{End, Flow},
     protocol::{EtherType, IpProtocol},
-    vxlan::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN},
+    vxlan::{ETHERNET_LEN, ETHERTYPE_AT, IPV4_LEN, IPV6_LEN},
 };
 
 use crate::packet::Packet;
@@ -16,6 +16,9 @@ const EXTENSION_HEADERS_MAX: u32 = 8;
 #[inline(always)]
 pub(crate) fn read(packet: &Packet) -> Flow {
     let mut flow = Flow::default();
+    if plain_ipv4(packet, &mut flow).is_some() {
+        return flow;
+    }
     let Some(ethernet) = packet.load::<[u8; ETHERNET_LEN]>(0) else {
         return flow;
     };
@@ -32,6 +35,27 @@ pub(crate) fn read(packet: &Packet) -> Flow {
         flow.protocol = ethertype.0;
     }
     flow
+}
+
+/// Reads the common case without a call: TCP or UDP over IPv4 without options, no fragment. `None` is for whatever isn't
+/// that.
+#[inline(always)]
+fn plain_ipv4(packet: &Packet, flow: &mut Flow) -> Option<()> {
+    // From the ethertype on; an address is in the halves of two words.
+    let words = packet.linear::<ETHERTYPE_AT, 7>()?.map(u32::from_be);
+    let [version, _, protocol, source, destination, ports, more] = words;
+    let fragment = words[2] >> 16 & 0x3fff;
+    let number = protocol & 0xff;
+    if version >> 8 != 0x08_0045 || fragment != 0 {
+        return None;
+    }
+    if number != u32::from(IpProtocol::TCP.0) && number != u32::from(IpProtocol::UDP.0) {
+        return None;
+    }
+    flow.a = End { address: [source << 16 | destination >> 16, 0, 0, 0], port: ports as u16 };
+    flow.b = End { address: [destination << 16 | ports >> 16, 0, 0, 0], port: (more >> 16) as u16 };
+    flow.protocol = number as u16;
+    Some(())
 }
 
 #[inline(always)]

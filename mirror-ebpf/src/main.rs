@@ -1,11 +1,14 @@
 //! The kernel programs of mirrorctl.
 //!
 //! A packet's path is the list of modules: the source hook ([`source`]) tells own copies apart ([`own_copy`]), asks
-//! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]); the kernel cuts GSO packets into
-//! wire packets and fills in checksums on the way (a clone without Ethernet header gets one first, in [`raw`]); the hook at the tap's other end ([`tap`]) takes VLAN tags off
-//! ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is this one, or [`device`] if it is an interface), cuts the frame and puts the
-//! outer headers on ([`encapsulate`]), and sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place
-//! that touches the packet, [`maps`] lists what is shared with user space.
+//! which session wants the packet ([`classify`]) and clones it to the tap ([`clone`]; a clone without Ethernet header gets
+//! one first, in [`raw`]). In front of the tap, [`fast`] makes a copy of it at once where it can: to a known next hop
+//! ([`next_hop`]), and not in front of others of its flow ([`order`]). Every other clone crosses the tap, and the kernel
+//! cuts GSO packets into wire packets and fills in checksums on the way. The hook at the tap's other end ([`tap`]) takes
+//! VLAN tags off ([`vlan`]), reads the flow ([`flow`]), looks up the way to the target ([`route`], or [`host`] if that is
+//! this one, or [`device`] if it is an interface), cuts the frame and puts the outer headers on ([`encapsulate`]), and
+//! sends the copy ([`send`]). [`count`] counts, [`packet`] is the one place that touches the packet, [`maps`] lists what is
+//! shared with user space.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(feature = "bench")]
@@ -15,10 +18,13 @@ mod clone;
 mod count;
 mod device;
 mod encapsulate;
+mod fast;
 mod fields;
 mod flow;
 mod host;
 mod maps;
+mod next_hop;
+mod order;
 mod own_copy;
 mod packet;
 mod raw;
@@ -59,6 +65,12 @@ fn mirror_egress(ctx: TcContext) -> i32 {
 fn mirror_trace(ctx: TcContext) -> i32 {
     trace::report(&Packet::new(&ctx));
     TCX_NEXT
+}
+
+/// At the egress of the sending end of the tap: clones that need no tap leave here.
+#[classifier]
+fn mirror_fast(ctx: TcContext) -> i32 {
+    fast::forward(&Packet::new(&ctx))
 }
 
 /// At the receiving end of the tap: clones on their way to a target.

@@ -11,6 +11,7 @@ use mirror_common::{
     policy::DIRECTIONS,
     session::{MAX_SESSIONS, Session, SessionSlot},
     skip::SKIP_REASONS,
+    uplink::{MAX_UPLINKS, Uplink},
 };
 
 /// Per instance: what the tap needs for each session.
@@ -31,6 +32,11 @@ pub(crate) static SESSION_COUNTERS: PerCpuHashMap<
 #[btf_map]
 pub(crate) static SKIPPED: PerCpuArray<u64, { SKIP_REASONS as usize }> = PerCpuArray::new();
 
+/// Per instance: what user space knows of uplinks, by interface index.
+#[btf_map]
+pub(crate) static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
 /// Per source and direction: packets that each rule decided on, by its place in the table. User space sizes it.
 #[btf_map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, 1> = PerCpuArray::new();
@@ -46,6 +52,10 @@ pub(crate) static CLONE_IFINDEX: Global<u32> = Global::new(0);
 /// Interface index of the tap's sending end.
 #[unsafe(no_mangle)]
 pub(crate) static TAP_IFINDEX: Global<u32> = Global::new(0);
+
+/// Interface index of the tap's receiving end.
+#[unsafe(no_mangle)]
+pub(crate) static RECEIVING_IFINDEX: Global<u32> = Global::new(0);
 
 /// Interface index of the source. A packet at any other interface is a question (see [`crate::source`]).
 #[unsafe(no_mangle)]

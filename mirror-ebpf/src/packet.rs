@@ -5,10 +5,14 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY, BPF_CSUM_LEVEL_RESET,
+        BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::{
-        bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_clone_redirect, bpf_csum_level, bpf_csum_update, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -95,6 +99,48 @@ impl Packet {
         // SAFETY: as in `len`.
         let size = unsafe { (*self.skb).gso_size };
         if size == 0 { 1 } else { wire::segments(self, size) }
+    }
+
+    /// Bytes of payload in each segment of a GSO packet; 0 for any other.
+    #[inline(always)]
+    pub(crate) fn segment_size(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.skb).gso_size }
+    }
+
+    /// How many segments the kernel says that a GSO packet has; 0 where it hasn't looked yet.
+    #[inline(always)]
+    pub(crate) fn counted_segments(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.skb).gso_segs }
+    }
+
+    /// Interface index of the device that the packet came in by; 0 where the host made it.
+    #[inline(always)]
+    pub(crate) fn came_in_by(&self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    /// Whether no checksum is left to the device (CHECKSUM_PARTIAL). Only for a packet that is nobody else's.
+    ///
+    /// No field tells. But of a packet whose checksum was verified the helper says so, it lets one without any
+    /// statement be called verified (which is taken back here), and changes the sum only of one that was summed up by
+    /// a device. What is left is the one that is asked for (`bpf_csum_level`, `bpf_csum_update` in net/core/filter.c).
+    #[inline(always)]
+    pub(crate) fn has_its_checksums(&self) -> bool {
+        // SAFETY: the context is valid for the whole run of the program.
+        let level = |level: u32| unsafe { bpf_csum_level(self.skb, u64::from(level)) };
+        if level(BPF_CSUM_LEVEL_QUERY) >= 0 {
+            return true;
+        }
+        level(BPF_CSUM_LEVEL_INC);
+        if level(BPF_CSUM_LEVEL_QUERY) >= 0 {
+            level(BPF_CSUM_LEVEL_RESET);
+            return true;
+        }
+        // SAFETY: as above.
+        unsafe { bpf_csum_update(self.skb, 0) >= 0 }
     }
 
     #[inline(always)]
@@ -239,6 +285,20 @@ impl Packet {
     pub(crate) fn push_head(&self, len: u32) -> Result<(), HelperError> {
         // SAFETY: the context is valid for the whole run of the program.
         done(unsafe { bpf_skb_change_head(self.skb, len, 0) })
+    }
+
+    /// Adds `len` bytes behind the Ethernet header, for an outer IPv6 or IPv4 header, one of UDP, and a tunnel's with an
+    /// inner Ethernet header, and tells the kernel so: what is left to the device, checksum and segmentation, stays
+    /// what it was for the inner packet. Where the kernel refuses, nothing has changed.
+    ///
+    /// FIXED_GSO: else the kernel takes the bytes from each segment's payload.
+    #[inline(always)]
+    pub(crate) fn push_tunnel(&self, len: u32, outer_is_ipv6: bool) -> Result<(), HelperError> {
+        let outer = if outer_is_ipv6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | outer;
+        let inner_ethernet = (ETHERNET_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        // SAFETY: the context is valid for the whole run of the program.
+        done(unsafe { bpf_skb_adjust_room(self.skb, len as i32, BPF_ADJ_ROOM_MAC, u64::from(flags) | inner_ethernet) })
     }
 
     /// Sets whom the kernel takes the packet to be for (`skb->pkt_type`).

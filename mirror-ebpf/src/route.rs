@@ -18,7 +18,10 @@ use mirror_common::{
     vxlan::{IPV4_LEN, IPV6_LEN, UDP_LEN, VXLAN_LEN},
 };
 
-use crate::{maps::FIB_TELLS_SOURCE, packet::Packet};
+use crate::{
+    maps::{FIB_TELLS_SOURCE, RECEIVING_IFINDEX},
+    packet::Packet,
+};
 
 /// A route to a target. Addresses are in network order; IPv4 in the first word.
 pub(crate) struct Route {
@@ -69,17 +72,59 @@ pub(crate) fn room(session: &Session, mtu: u32) -> Option<u32> {
 /// Looks up the way of a copy with `kept` bytes of the frame.
 #[inline(always)]
 pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, kept: u32) -> Result<Route, NoWay> {
-    // The field has 16 bits, and no path takes more.
-    let length = (kept + overhead(session)).min(u32::from(u16::MAX));
-    // The lookup is made as if the tap forwarded the packet: the tap is where it is now, and the tap's `forwarding`
-    // switch is on (the helper refuses devices that don't forward).
+    let (answer, _) = ask(packet, session, source_port, kept + overhead(session))?;
+    Ok(Route {
+        uplink: answer.ifindex,
+        next_hop_family: answer.family,
+        // SAFETY: all four words were initialised in `ask`; the kernel wrote one (IPv4) or all.
+        next_hop: unsafe { answer.__bindgen_anon_4.ipv6_dst },
+        source: source(&answer, session)?,
+    })
+}
+
+/// The way to a target whose next hop's MAC address is known.
+pub(crate) struct NextHop {
+    /// Interface index of the uplink.
+    pub(crate) uplink: u32,
+    /// Bytes of an IP packet that the path takes.
+    pub(crate) mtu: u32,
+    /// As in [`Route`].
+    pub(crate) source: [u32; 4],
+    /// MAC addresses of the next hop and of the uplink, as they stand in an Ethernet header.
+    pub(crate) macs: [[u8; 6]; 2],
+}
+
+/// Looks up the way to a target; `None` where the neighbour code must have a say in it.
+#[inline(always)]
+pub(crate) fn to_next_hop(packet: &Packet, session: &Session, source_port: u16) -> Option<NextHop> {
+    // The kernel tells the MTU if it is given any length at all (Linux 5.12).
+    let (answer, known) = ask(packet, session, source_port, 1).ok()?;
+    // A device without Ethernet header has no such addresses.
+    if !known || answer.dmac == [0; 6] || answer.smac == [0; 6] {
+        return None;
+    }
+    Some(NextHop {
+        uplink: answer.ifindex,
+        // SAFETY: both views of the union are a `u16`.
+        mtu: u32::from(unsafe { answer.__bindgen_anon_1.mtu_result }),
+        source: source(&answer, session).ok()?,
+        macs: [answer.dmac, answer.smac],
+    })
+}
+
+/// Asks for the way of an IP packet of `length` bytes. The answer, and whether it has the next hop's MAC address.
+#[inline(always)]
+fn ask(packet: &Packet, session: &Session, source_port: u16, length: u32) -> Result<(FibParams, bool), NoWay> {
+    // The lookup is made as if the tap's receiving end forwarded the packet: its `forwarding` switch is on (the helper
+    // refuses devices that don't forward).
     let mut params = FibParams {
         family: session.family,
         l4_protocol: IpProtocol::UDP.0,
         sport: source_port.to_be(),
         dport: u16::from_ne_bytes(session.port),
-        __bindgen_anon_1: FibLength { tot_len: length as u16 },
-        ifindex: packet.ifindex(),
+        // The field has 16 bits, and no path takes more.
+        __bindgen_anon_1: FibLength { tot_len: length.min(u32::from(u16::MAX)) as u16 },
+        ifindex: RECEIVING_IFINDEX.load(),
         __bindgen_anon_2: FibFlow { flowinfo: 0 },
         __bindgen_anon_3: FibSource { ipv6_src: [0; 4] },
         __bindgen_anon_4: FibDestination { ipv6_dst: words(&session.target) },
@@ -87,43 +132,44 @@ pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, ke
         smac: [0; 6],
         dmac: [0; 6],
     };
-    let tells_source = FIB_TELLS_SOURCE.load() != 0;
-    let flags = if tells_source { BPF_FIB_LOOKUP_SRC } else { 0 };
+    let flags = if tells_source() { BPF_FIB_LOOKUP_SRC } else { 0 };
     // SAFETY: the context is valid, and `params` is initialised memory of the size that is passed.
     let code = unsafe { bpf_fib_lookup(packet.as_ptr().cast(), &mut params, size_of::<FibParams>() as i32, flags) };
     let refused = |reason| Err(NoWay::Refused(reason));
     // Negative codes are errors of the call itself.
     match u32::try_from(code).unwrap_or(u32::MAX) {
-        // Without a neighbour entry the kernel asks for one when the copy is sent.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
+        BPF_FIB_LKUP_RET_SUCCESS => Ok((params, true)),
+        // The kernel asks for a neighbour when the copy is sent.
+        BPF_FIB_LKUP_RET_NO_NEIGH => Ok((params, false)),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             // SAFETY: both views of the union are a `u16`.
             let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
-            return Err(NoWay::TooLong { mtu: u32::from(mtu) });
+            Err(NoWay::TooLong { mtu: u32::from(mtu) })
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
-            return refused(SkipReason::RouteRefused);
+            refused(SkipReason::RouteRefused)
         }
-        BPF_FIB_LKUP_RET_NO_SRC_ADDR => return refused(SkipReason::NoSourceAddress),
-        _ => return refused(SkipReason::NoRoute),
+        BPF_FIB_LKUP_RET_NO_SRC_ADDR => refused(SkipReason::NoSourceAddress),
+        _ => refused(SkipReason::NoRoute),
     }
-    let source = if tells_source {
-        // SAFETY: all four words were initialised above; the kernel wrote one (IPv4) or all.
-        unsafe { params.__bindgen_anon_3.ipv6_src }
+}
+
+/// The address to send from.
+#[inline(always)]
+fn source(answer: &FibParams, session: &Session) -> Result<[u32; 4], NoWay> {
+    let source = if tells_source() {
+        // SAFETY: all four words were initialised in `ask`; the kernel wrote one (IPv4) or all.
+        unsafe { answer.__bindgen_anon_3.ipv6_src }
     } else {
         words(&session.source)
     };
     // Routing gave none at attach, and this kernel doesn't tell it now.
-    if source == [0; 4] {
-        return refused(SkipReason::NoSourceAddress);
-    }
-    Ok(Route {
-        uplink: params.ifindex,
-        next_hop_family: params.family,
-        // SAFETY: as for the source.
-        next_hop: unsafe { params.__bindgen_anon_4.ipv6_dst },
-        source,
-    })
+    if source == [0; 4] { Err(NoWay::Refused(SkipReason::NoSourceAddress)) } else { Ok(source) }
+}
+
+#[inline(always)]
+fn tells_source() -> bool {
+    FIB_TELLS_SOURCE.load() != 0
 }
 
 /// Sixteen bytes in network order as the four words of the kernel's structures, order kept.

@@ -10,8 +10,11 @@ use mirror_common::{
 
 use crate::{
     count::{self, Cut},
-    device, encapsulate, flow, host,
+    device,
+    encapsulate::{self, Outer},
+    flow, host,
     maps::SESSIONS,
+    order,
     packet::Packet,
     route, send,
     vlan::{self, Tags},
@@ -39,7 +42,7 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     // SAFETY: entries are made once, before a source hook can name them, and never change.
     let session: &Session = unsafe { &*session };
     if mark.encapsulated {
-        return Ok(send_again(packet, mark.slot, session)?);
+        return Ok(send_again(packet, mark, session)?);
     }
 
     let tags = vlan::take(packet)?;
@@ -57,6 +60,44 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     if session.way == WAY_HOST {
         return Ok(to_host(packet, mark.slot, session, &tags, source_port, kept)?);
     }
+    Ok(match by_route(packet, mark, session, &tags, source_port, kept) {
+        Ok(Sent::Around(action)) => action,
+        Ok(Sent::Away(action)) => {
+            leave(mark, source_port);
+            action
+        }
+        Err(reason) => {
+            leave(mark, source_port);
+            return Err(reason.into());
+        }
+    })
+}
+
+/// What has become of a copy, and the action to return.
+enum Sent {
+    /// It comes once more (see [`send::around`]).
+    Around(i32),
+    Away(i32),
+}
+
+/// Nobody waits for this copy any more.
+#[inline(always)]
+fn leave(mark: CopyMark, source_port: u16) {
+    if mark.in_lane {
+        order::leave(source_port);
+    }
+}
+
+/// Makes a copy for another host.
+#[inline(always)]
+fn by_route(
+    packet: &Packet,
+    mark: CopyMark,
+    session: &Session,
+    tags: &Tags,
+    source_port: u16,
+    mut kept: u32,
+) -> Result<Sent, SkipReason> {
     let mut route = route::to_target(packet, session, source_port, kept);
     if let Err(route::NoWay::TooLong { mtu }) = route {
         kept = route::room(session, mtu).ok_or(SkipReason::MtuTooSmall)?;
@@ -67,14 +108,16 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
 
     // The helpers that change the packet leave `skb->protocol` alone: read it while it is the frame's.
     let protocol = packet.protocol();
-    encapsulate::encapsulate(packet, session, &route.source, &tags, source_port, kept)?;
-    packet.set_mark(CopyMark { slot: mark.slot, encapsulated: true }.to_mark());
+    // MAC addresses are the neighbour code's to fill in.
+    let outer = Outer { source: route.source, source_port, macs: [[0; 6]; 2] };
+    encapsulate::encapsulate(packet, session, &outer, tags, kept)?;
+    packet.set_mark(CopyMark { encapsulated: true, ..mark }.to_mark());
     if protocol != encapsulate::outer_ethertype(session) {
-        return Ok(send::around(packet)?);
+        return send::around(packet).map(Sent::Around);
     }
     let action = send::to_neighbour(&route)?;
     count::mirrored(mark.slot, kept);
-    Ok(action)
+    Ok(Sent::Away(action))
 }
 
 /// Makes a copy for a socket of this host.
@@ -95,8 +138,9 @@ fn to_host(
         kept = room;
         count::truncated(slot, Cut::ToMtu);
     }
-    encapsulate::encapsulate(packet, session, &route::words(&session.source), tags, source_port, kept)?;
-    packet.set_mark(CopyMark { slot, encapsulated: true }.to_mark());
+    let outer = Outer { source: route::words(&session.source), source_port, macs: [[0; 6]; 2] };
+    encapsulate::encapsulate(packet, session, &outer, tags, kept)?;
+    packet.set_mark(CopyMark { slot, encapsulated: true, in_lane: false }.to_mark());
     let Some(action) = host::deliver(session) else {
         return send::around(packet);
     };
@@ -107,14 +151,15 @@ fn to_host(
 
 /// The second visit of a finished copy (see [`send::around`]).
 #[inline(always)]
-fn send_again(packet: &Packet, slot: SessionSlot, session: &Session) -> Result<i32, SkipReason> {
+fn send_again(packet: &Packet, mark: CopyMark, session: &Session) -> Result<i32, SkipReason> {
     let (source_port, kept) = encapsulate::read_back(packet, session).ok_or(SkipReason::EncapsulateFailed)?;
     let action = if session.way == WAY_HOST {
         host::deliver_again(packet, session)?
     } else {
+        leave(mark, source_port);
         let route = route::to_target(packet, session, source_port, kept).map_err(route::NoWay::skip_reason)?;
         send::to_neighbour(&route)?
     };
-    count::mirrored(slot, kept);
+    count::mirrored(mark.slot, kept);
     Ok(action)
 }

@@ -19,6 +19,9 @@ pub(crate) struct Tags {
 }
 
 impl Tags {
+    /// No tags.
+    pub(crate) const NONE: Self = Self { tags: [[0; 4]; MAX_TAGS], count: 0 };
+
     /// Bytes that the tags take in the frame.
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
@@ -35,7 +38,7 @@ impl Tags {
 /// Takes all tags off `packet`.
 #[inline(always)]
 pub(crate) fn take(packet: &Packet) -> Result<Tags, SkipReason> {
-    let mut tags = Tags { tags: [[0; 4]; MAX_TAGS], count: 0 };
+    let mut tags = Tags::NONE;
     for slot in &mut tags.tags {
         let Some(tag) = packet.offloaded_vlan_tag() else {
             return Ok(tags);

@@ -27,7 +27,7 @@ pub(crate) fn segments(packet: &Packet, size: u32) -> u32 {
 
 /// Bytes in front of the payload of TCP or UDP.
 #[inline(always)]
-fn headers(packet: &Packet) -> Option<u32> {
+pub(crate) fn headers(packet: &Packet) -> Option<u32> {
     let ip = packet.link_header_len();
     let (protocol, transport) = match packet.protocol() {
         EtherType::IPV4 => {

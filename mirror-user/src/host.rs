@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -270,6 +271,19 @@ pub fn reverse_path_filter() -> Result<u8> {
     let failed = |error: &dyn std::fmt::Display| Error::new(Kind::Failed, format_args!("read {path}"), error);
     let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
     text.trim().parse().map_err(|error| failed(&error))
+}
+
+/// Whether the network namespace chooses among several next hops by a hash of the ports
+/// (`fib_multipath_hash_policy` other than 0: layer 3), so that one copy's way says nothing of the next one's.
+pub fn routes_by_port(target: IpAddr) -> Result<bool> {
+    let family = if target.is_ipv4() { "ipv4" } else { "ipv6" };
+    let path = format!("/proc/sys/net/{family}/fib_multipath_hash_policy");
+    match fs::read_to_string(&path) {
+        Ok(policy) => Ok(policy.trim() != "0"),
+        // A kernel without multipath routes.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::failed(format_args!("read {path}"), &error)),
+    }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

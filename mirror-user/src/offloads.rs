@@ -1,5 +1,5 @@
-//! Switches off what a device offers to do for the kernel in sending. There is no netlink crate that can; the ioctl
-//! is the one that `ethtool -K` falls back to (include/uapi/linux/ethtool.h).
+//! What a device offers to do for the kernel in sending: asked, and switched off. There is no netlink crate that can; the
+//! ioctl is the one that `ethtool -K` falls back to (include/uapi/linux/ethtool.h).
 
 use std::ffi::CStr;
 use std::io;
@@ -8,8 +8,10 @@ use std::os::fd::AsRawFd;
 
 use crate::error::{Error, Result};
 
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETH_SS_FEATURES: u32 = 4;
 const ETH_GSTRING_LEN: usize = 32;
@@ -31,6 +33,41 @@ pub fn switch_off_for_sending(name: &str) -> Result<()> {
     // A positive result tells that the device keeps some feature; which ones matter is for the caller's tests.
     ethtool(name, &mut request).map_err(failed)?;
     Ok(())
+}
+
+/// Whether the kernel gives the device `name` finished wire packets only: every checksum filled in, nothing to segment.
+pub fn leaves_nothing_to(name: &str) -> io::Result<bool> {
+    let features = feature_names(name)?;
+    // Blocks of 32 features: { available, requested, active, never changed }.
+    const BLOCK: usize = 4;
+    const ACTIVE: usize = 2;
+    let blocks = features.len().div_ceil(32);
+    let mut answer = vec![0u32; 2 + BLOCK * blocks];
+    answer[0] = ETHTOOL_GFEATURES;
+    answer[1] = blocks as u32;
+    ethtool(name, &mut answer)?;
+    let is_active = |index: usize| answer[2 + BLOCK * (index / 32) + ACTIVE] >> (index % 32) & 1 != 0;
+    Ok(!features.iter().enumerate().any(|(index, feature)| is_active(index) && finishes(feature)))
+}
+
+/// Whether a device with this feature may be given a packet to finish. The kernel segments tunnelled packets itself unless
+/// the device does so for what is inside too: one of these is always part of it.
+fn finishes(feature: &str) -> bool {
+    feature.starts_with("tx-checksum-")
+        || feature.starts_with("tx-tcp") && feature.ends_with("-segmentation")
+        || feature == "tx-udp-segmentation"
+}
+
+/// The name of the driver of the device `name`.
+pub fn driver(name: &str) -> io::Result<String> {
+    // `struct ethtool_drvinfo`: the command, then 32 bytes of name; 196 bytes in all.
+    const WORDS: usize = 49;
+    const NAME_WORDS: usize = 8;
+    let mut answer = vec![0u32; WORDS];
+    answer[0] = ETHTOOL_GDRVINFO;
+    ethtool(name, &mut answer)?;
+    let driver: Vec<u8> = answer[1..=NAME_WORDS].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(CStr::from_bytes_until_nul(&driver).unwrap_or_default().to_string_lossy().into_owned())
 }
 
 /// The names are the kernel's (net/ethtool/common.c, `netdev_features_strings`); some of the "tx-" ones say what the

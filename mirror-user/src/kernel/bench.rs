@@ -59,7 +59,7 @@ fn open(policy: &Policy, directory: &Path) -> Result<Ebpf> {
     remove_pins(directory)?;
     create_directory(directory)?;
     table::create(policy, directory)?;
-    let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
+    let constants = Constants::NONE;
     let maps = vec![(TABLE, directory.join(TABLE))];
     let programs = load_one(&Load { constants, source: AtSource::NONE, policy, maps, ring_bytes: None })?;
     remove_pins(directory)?;

@@ -27,7 +27,7 @@ impl Judge {
         remove_pins(directory)?;
         create_directory(directory)?;
         table::create(policy, directory)?;
-        let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
+        let constants = Constants::NONE;
         let load = Load {
             constants,
             source: AtSource::NONE,

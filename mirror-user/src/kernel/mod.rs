@@ -1,8 +1,8 @@
 //! The kernel's side: programs, maps and their pins. The one module that knows aya, and the only place where a map or
 //! program is named.
 //!
-//! In bpffs, under `/sys/fs/bpf/mirrorctl/<instance>/v<layout>/`: the maps of the instance, the link of the tap
-//! program, and in `sources/<interface index>/` the counters and links of a source and, for each generation of its
+//! In bpffs, under `/sys/fs/bpf/mirrorctl/<instance>/v<layout>/`: the maps of the instance, the links of the programs at
+//! the tap, and in `sources/<interface index>/` the counters and links of a source and, for each generation of its
 //! policies, `<generation>/<direction>/`: table, rule counters and program. The directory of an instance is built beside
 //! its place and published by one rename.
 
@@ -29,6 +29,7 @@ use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
 use mirror_common::table::RuleEntry;
+use mirror_common::uplink::Uplink;
 
 pub use self::clsact::{forget as forget_clsact, forget_one as forget_clsact_of, release as release_clsact};
 pub use self::grace::wait_for_runs;
@@ -47,7 +48,8 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 const SESSIONS: &str = "SESSIONS";
 const SESSION_COUNTERS: &str = "SESSION_COUNTERS";
 const SKIPPED: &str = "SKIPPED";
-const INSTANCE_MAPS: [&str; 3] = [SESSIONS, SESSION_COUNTERS, SKIPPED];
+const UPLINKS: &str = "UPLINKS";
+const INSTANCE_MAPS: [&str; 4] = [SESSIONS, SESSION_COUNTERS, SKIPPED, UPLINKS];
 const SOURCE_COUNTERS: &str = "SOURCE_COUNTERS";
 
 const TABLE: &str = "TABLE";
@@ -62,6 +64,8 @@ const TRACE: &str = "TRACE";
 const TRACE_LOST: &str = "TRACE_LOST";
 const TAP_PROGRAM: &str = "mirror_tap";
 const TAP_LINK: &str = "tap";
+const FAST_PROGRAM: &str = "mirror_fast";
+const FAST_LINK: &str = "fast";
 const RAW_PROGRAM: &str = "mirror_raw";
 const RAW_LINK: &str = "raw";
 
@@ -78,8 +82,15 @@ const fn source_program(direction: Direction) -> &'static str {
 pub struct Constants {
     /// Interface index of the tap's sending end.
     pub tap_ifindex: u32,
+    /// Interface index of the tap's receiving end.
+    pub receiving_ifindex: u32,
     /// Whether `bpf_fib_lookup` tells the source address.
     pub fib_tells_source: bool,
+}
+
+impl Constants {
+    /// For programs that send nothing.
+    const NONE: Self = Self { tap_ifindex: 0, receiving_ifindex: 0, fib_tells_source: false };
 }
 
 /// What the programs at a source are told of it when they are loaded.
@@ -175,6 +186,8 @@ impl Kernel {
             .map_err(|error| failed(format_args!("pin kernel program {TAP_PROGRAM}"))(&error))?;
         // The tap takes what it gets in one direction only.
         hook::attach(program, &tap.receiving, Direction::Ingress, hook, instance, &building.join(TAP_LINK))?;
+        let program = self::program(&mut programs, FAST_PROGRAM)?;
+        hook::attach(program, &tap.sending, Direction::Egress, hook, instance, &building.join(FAST_LINK))?;
         fs::rename(&building, &pins)
             .map_err(|error| Error::failed(format_args!("publish pins {}", pins.display()), &error))?;
         Ok(Self { pins })
@@ -224,6 +237,16 @@ impl Kernel {
         };
         absent_is_fine(self.sessions()?.remove(&slot))?;
         absent_is_fine(self.session_counters()?.remove(&slot))
+    }
+
+    /// Tells the kernel of the interfaces that copies leave by now; what it was told of others stays.
+    pub fn set_uplinks(&self, uplinks: impl IntoIterator<Item = (u32, Uplink)>) -> Result<()> {
+        let mut map: HashMap<_, u32, Uplink> = typed(Map::HashMap(open(&self.pins.join(UPLINKS))?), UPLINKS)?;
+        for (ifindex, flags) in uplinks {
+            map.insert(ifindex, flags, 0)
+                .map_err(|error| failed(format_args!("add interface {ifindex} to map {UPLINKS}"))(&error))?;
+        }
+        Ok(())
     }
 
     /// Loads the programs of sources for new generations of their policies, and pins them with their maps. Nothing is
@@ -493,6 +516,7 @@ fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>, mut use_it: impl FnMu
     loader.btf(None);
     for (load, fib_tells_source, has_ethernet_header) in &loads {
         loader.override_global("TAP_IFINDEX", &load.constants.tap_ifindex, true);
+        loader.override_global("RECEIVING_IFINDEX", &load.constants.receiving_ifindex, true);
         loader.override_global("FIB_TELLS_SOURCE", fib_tells_source, true);
         loader.override_global("CLONE_IFINDEX", &load.source.clone_ifindex, true);
         loader.override_global("SOURCE_IFINDEX", &load.source.ifindex, true);

@@ -113,7 +113,7 @@ impl Kernel {
         let source =
             AtSource { ifindex: interface.index, has_ethernet_header: interface.has_ethernet_header, clone_ifindex: 0 };
         // What it doesn't do needs no constants.
-        let constants = Constants { tap_ifindex: 0, fib_tells_source: false };
+        let constants = Constants::NONE;
         let policies = directions
             .iter()
             .map(|direction| {

@@ -6,6 +6,7 @@ mod attach;
 mod counters;
 mod plan;
 pub mod remove;
+mod uplinks;
 
 use std::mem;
 use std::net::IpAddr;
@@ -112,6 +113,10 @@ pub fn reconcile(instance: &Instance, what: &str, wanted: &Definitions, request:
     forget_retired(instance, &mut state)?;
     if !changes.is_empty() {
         make(instance, what, &links, &mut state, changes)?;
+    }
+    if let Err(error) = uplinks::tell(instance, &links, &state) {
+        // All that is lost is time.
+        eprintln!("warning: {what}: copies that need finishing take the tap: {error}");
     }
     counters::prune(&mut state.carried, wanted);
     rename(&mut state, wanted);
@@ -321,7 +326,11 @@ fn change_kernel(
     done: &mut Vec<Done>,
 ) -> Result<()> {
     let fib_tells_source = host::has_fib_source()?;
-    let constants = |tap: &Tap| Constants { tap_ifindex: tap.sending.index, fib_tells_source };
+    let constants = |tap: &Tap| Constants {
+        tap_ifindex: tap.sending.index,
+        receiving_ifindex: tap.receiving.index,
+        fib_tells_source,
+    };
     let (tap, kernel) = match (Tap::find(instance, links)?, Kernel::open(instance)) {
         (Some(tap), Some(kernel)) => (tap, kernel),
         (tap, kernel) => {
@@ -509,7 +518,8 @@ fn kernel_session(NewSession { session, way, fast_path }: &NewSession) -> Kernel
         packet_length: session.packet_length.map_or(0, |length| length.get()),
         way: way.way,
         fast_path: u8::from(*fast_path),
-        reserved: [0; 2],
+        way_by_port: u8::from(way.by_port),
+        reserved: 0,
         device,
     }
 }
@@ -537,6 +547,8 @@ struct NewSession {
 struct Way {
     way: u8,
     source: Option<IpAddr>,
+    /// Whether copies from different UDP ports may go different ways.
+    by_port: bool,
 }
 
 /// The way to `target` as the host has it now.
@@ -550,12 +562,14 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                      target_interface_gone"
                 );
             }
-            return Ok(Way { way: WAY_DEVICE, source: None });
+            return Ok(Way { way: WAY_DEVICE, source: None, by_port: false });
         }
     };
     let bad = |why: &dyn std::fmt::Display| Error::new(Kind::BadInput, what, format_args!("target {address}: {why}"));
     match links.destination(address)? {
-        Destination::Remote { source, .. } => Ok(Way { way: WAY_ROUTE, source }),
+        Destination::Remote { source, .. } => {
+            Ok(Way { way: WAY_ROUTE, source, by_port: host::routes_by_port(address)? })
+        }
         Destination::Local => {
             let filter = host::reverse_path_filter()?;
             // Those go through lo (mirror-ebpf/src/host.rs).
@@ -568,7 +582,7 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                 return Err(bad(&why).hint("use 127.0.0.1"));
             }
             // As every packet of the host to itself.
-            Ok(Way { way: WAY_HOST, source: Some(address) })
+            Ok(Way { way: WAY_HOST, source: Some(address), by_port: false })
         }
         Destination::NotUnicast => Err(bad(&"it must be the address of one host")),
         Destination::Refused | Destination::NoRoute => {
@@ -581,7 +595,7 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                 "warning: {what}: there is no route to {address} now; until there is one, packets are counted as \
                  no_route{then}"
             );
-            Ok(Way { way: WAY_ROUTE, source: None })
+            Ok(Way { way: WAY_ROUTE, source: None, by_port: host::routes_by_port(address)? })
         }
     }
 }
