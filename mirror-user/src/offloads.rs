@@ -50,12 +50,11 @@ pub fn leaves_nothing_to(name: &str) -> io::Result<bool> {
     Ok(!features.iter().enumerate().any(|(index, feature)| is_active(index) && finishes(feature)))
 }
 
-/// Whether a device with this feature may be given a packet to finish. The kernel segments tunnelled packets itself unless
-/// the device does so for what is inside too: one of these is always part of it.
+/// Whether a device with this feature may be given a packet to finish. The kernel segments a packet unless the device has
+/// every feature that it needs (`net_gso_ok`): those of tunnels, or of TCP's flags, are nothing without one of these.
 fn finishes(feature: &str) -> bool {
     feature.starts_with("tx-checksum-")
-        || feature.starts_with("tx-tcp") && feature.ends_with("-segmentation")
-        || feature == "tx-udp-segmentation"
+        || matches!(feature, "tx-tcp-segmentation" | "tx-tcp6-segmentation" | "tx-udp-segmentation")
 }
 
 /// The name of the driver of the device `name`.

@@ -28,6 +28,15 @@ pub struct End<'a> {
 
 /// Sends `bytes` bytes each way over one TCP connection, both ways at once, and verifies what arrives.
 pub fn exchange_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()> {
+    tcp(client, server, bytes, bytes)
+}
+
+/// Sends `bytes` bytes from `client` to `server` over one TCP connection, and verifies what arrives.
+pub fn send_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()> {
+    tcp(client, server, bytes, 0)
+}
+
+fn tcp(client: End<'_>, server: End<'_>, bytes_there: usize, bytes_back: usize) -> Result<()> {
     let listener = server.namespace.enter(|| {
         let domain = Domain::for_address(SocketAddr::new(server.address, 0));
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).context("open a TCP socket")?;
@@ -46,7 +55,7 @@ pub fn exchange_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()
         Ok(TcpStream::from(socket))
     })?;
     let (called, _) = listener.accept().context("accept a TCP connection")?;
-    let (there, back) = (content(1, bytes), content(2, bytes));
+    let (there, back) = (content(1, bytes_there), content(2, bytes_back));
     thread::scope(|scope| {
         let ends = [(&calling, &there, &back), (&called, &back, &there)];
         let workers = ends.map(|(stream, sends, expects)| {
