@@ -211,8 +211,13 @@ impl Lab {
             let mut lines = String::from("link set lo up\n");
             for station in stations {
                 let Station { interface, v4, v6, .. } = station;
-                // No link-local addresses: nobody speaks unasked.
+                // No link-local addresses, and what groups an interface is in is told once, when it comes up, and not
+                // again a moment later: nobody speaks unasked.
                 namespace.set_sysctl(&format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+                for version in ["mldv1", "mldv2"] {
+                    let interval = format!("ipv6/conf/{interface}/{version}_unsolicited_report_interval");
+                    namespace.set_sysctl(&interval, "3600000")?;
+                }
                 lines += &format!(
                     "link set {interface} up\naddress add {v4}/24 dev {interface}\naddress add {v6}/64 dev {interface} nodad\n"
                 );

@@ -447,7 +447,10 @@ fn a_change_that_fails_half_way_is_undone() -> Result<()> {
     apply(&lab, &definitions(1, 2))?;
     let exported = lab.mirrorctl("export")?.ok();
     // Somebody takes a link of the second source away: the switch gets as far as that.
-    let sources = lab.bpffs().context("the lab has a bpffs")?.join("mirrorctl/default/v2/sources");
+    let sources = lab
+        .bpffs()
+        .context("the lab has a bpffs")?
+        .join(format!("mirrorctl/default/v{}/sources", mirror_common::LAYOUT_VERSION));
     let index = lab.host.ip("-oneline link show dev u0")?;
     let index = index.split(':').next().context("an index")?;
     fs::remove_file(sources.join(index).join("mirror_egress")).context("remove a link")?;

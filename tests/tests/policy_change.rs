@@ -261,7 +261,11 @@ fn a_killed_change_leaves_one_whole_policy() -> Result<()> {
     assert!(killed > 10, "only {killed} of 60 commands were killed while they ran");
     let status = flow.lab.status()?;
     assert_eq!(status["sources"][0]["sessions"][0]["vni"], 1, "{status}");
-    let sources = flow.lab.bpffs().context("the lab has a bpffs")?.join("mirrorctl/default/v2/sources");
+    let sources = flow
+        .lab
+        .bpffs()
+        .context("the lab has a bpffs")?
+        .join(format!("mirrorctl/default/v{}/sources", mirror_common::LAYOUT_VERSION));
     let [source] = &entries(&sources)?[..] else {
         panic!("one source is attached, pinned are {:?}", entries(&sources)?)
     };
