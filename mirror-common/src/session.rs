@@ -48,9 +48,12 @@ pub struct Session {
     pub reserved: u8,
     /// Interface index of the target's device, for [`WAY_DEVICE`]; 0 where there was none.
     pub device: u32,
+    /// The MTU that the route to the target names, for [`WAY_ROUTE`]; 0 where it names none. The kernel tells the programs
+    /// the device's MTU, and a route's only if it is locked.
+    pub route_mtu: u32,
 }
 
-const _: () = assert!(size_of::<Session>() == 48);
+const _: () = assert!(size_of::<Session>() == 52);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, fields without padding (asserted above), every bit pattern is a value.

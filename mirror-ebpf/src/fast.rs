@@ -61,7 +61,7 @@ fn try_send(packet: &Packet) -> Option<Result<i32, SkipReason>> {
         return None;
     };
     let session = SESSIONS.get_ptr(slot)?;
-    // SAFETY: entries are made once, before a source hook can name them, and never change.
+    // SAFETY: entries are made before a source hook can name them, and only replaced as a whole.
     let session: &Session = unsafe { &*session };
     if session.fast_path == 0 || session.way != WAY_ROUTE || !is_plain(packet) {
         return None;

@@ -69,10 +69,20 @@ pub(crate) fn room(session: &Session, mtu: u32) -> Option<u32> {
     if mtu > overhead { Some(mtu - overhead) } else { None }
 }
 
+/// The MTU that user space has read off the route.
+#[inline(always)]
+fn of_route(session: &Session) -> u32 {
+    if session.route_mtu == 0 { u32::MAX } else { session.route_mtu }
+}
+
 /// Looks up the way of a copy with `kept` bytes of the frame.
 #[inline(always)]
 pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, kept: u32) -> Result<Route, NoWay> {
-    let (answer, _) = ask(packet, session, source_port, kept + overhead(session))?;
+    let length = kept + overhead(session);
+    if length > of_route(session) {
+        return Err(NoWay::TooLong { mtu: of_route(session) });
+    }
+    let (answer, _) = ask(packet, session, source_port, length)?;
     Ok(Route {
         uplink: answer.ifindex,
         next_hop_family: answer.family,
@@ -106,7 +116,7 @@ pub(crate) fn to_next_hop(packet: &Packet, session: &Session, source_port: u16) 
     Some(NextHop {
         uplink: answer.ifindex,
         // SAFETY: both views of the union are a `u16`.
-        mtu: u32::from(unsafe { answer.__bindgen_anon_1.mtu_result }),
+        mtu: u32::from(unsafe { answer.__bindgen_anon_1.mtu_result }).min(of_route(session)),
         source: source(&answer, session).ok()?,
         macs: [answer.dmac, answer.smac],
     })

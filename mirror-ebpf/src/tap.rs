@@ -39,7 +39,7 @@ impl From<SkipReason> for Stop {
 pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
     let mark = CopyMark::from_mark(packet.mark()).ok_or(Stop::NotACopy)?;
     let session = SESSIONS.get_ptr(mark.slot).ok_or(SkipReason::SessionGone)?;
-    // SAFETY: entries are made once, before a source hook can name them, and never change.
+    // SAFETY: entries are made before a source hook can name them, and only replaced as a whole.
     let session: &Session = unsafe { &*session };
     if mark.encapsulated {
         return Ok(send_again(packet, mark, session)?);

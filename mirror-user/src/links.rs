@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMetric, RouteType};
 use netlink_packet_route::tc::{TcAttribute, TcHandle};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Runtime;
@@ -43,6 +43,8 @@ pub enum Destination {
         uplink: u32,
         /// The address that they are sent from.
         source: Option<IpAddr>,
+        /// The MTU that the route names, locked or not.
+        mtu: Option<u32>,
     },
     /// It is an address of this host.
     Local,
@@ -146,16 +148,23 @@ impl Links {
         };
         let mut uplink = None;
         let mut source = None;
+        let mut mtu = None;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => uplink = Some(*index),
                 RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(IpAddr::V4(*address)),
                 RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some(IpAddr::V6(*address)),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
         Ok(match (message.header.kind, uplink) {
-            (RouteType::Unicast, Some(uplink)) => Destination::Remote { uplink, source },
+            (RouteType::Unicast, Some(uplink)) => Destination::Remote { uplink, source, mtu },
             (RouteType::Local, _) => Destination::Local,
             (RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast, _) => Destination::NotUnicast,
             (RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit, _) => Destination::Refused,

@@ -50,7 +50,7 @@ pub struct Seen {
 
 impl PacketSocket {
     /// Opens one in the network namespace of the calling thread.
-    pub(crate) fn open(interface: &str, listen: Listen) -> Result<Self> {
+    pub fn open(interface: &str, listen: Listen) -> Result<Self> {
         let what = || format!("open a packet socket on {interface}");
         // Bound to its interface before it listens: else it would hear others in between.
         // SAFETY: takes no pointers.

@@ -239,6 +239,20 @@ impl Kernel {
         absent_is_fine(self.session_counters()?.remove(&slot))
     }
 
+    /// Tells the tap of the MTU that the route of a session names, 0 for none. A session that it doesn't know is no error.
+    pub fn set_route_mtu(&self, slot: SessionSlot, route_mtu: u32) -> Result<()> {
+        let mut sessions = self.sessions()?;
+        let session = match sessions.get(&slot, 0) {
+            Ok(session) if session.route_mtu != route_mtu => session,
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(failed(format_args!("read map {SESSIONS}"))(&error)),
+        };
+        // A reader has the whole old entry or the whole new one.
+        sessions
+            .insert(slot, Session { route_mtu, ..session }, 0)
+            .map_err(|error| failed(format_args!("change a session in map {SESSIONS}"))(&error))
+    }
+
     /// Tells the kernel of the interfaces that copies leave by now; what it was told of others stays.
     pub fn set_uplinks(&self, uplinks: impl IntoIterator<Item = (u32, Uplink)>) -> Result<()> {
         let mut map: HashMap<_, u32, Uplink> = typed(Map::HashMap(open(&self.pins.join(UPLINKS))?), UPLINKS)?;

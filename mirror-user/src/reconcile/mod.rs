@@ -6,7 +6,7 @@ mod attach;
 mod counters;
 mod plan;
 pub mod remove;
-mod uplinks;
+mod ways;
 
 use std::mem;
 use std::net::IpAddr;
@@ -114,9 +114,9 @@ pub fn reconcile(instance: &Instance, what: &str, wanted: &Definitions, request:
     if !changes.is_empty() {
         make(instance, what, &links, &mut state, changes)?;
     }
-    if let Err(error) = uplinks::tell(instance, &links, &state) {
-        // All that is lost is time.
-        eprintln!("warning: {what}: copies that need finishing take the tap: {error}");
+    if let Err(error) = ways::tell(instance, &links, &state) {
+        // The change itself is made.
+        eprintln!("warning: {what}: what is new of the ways to targets was not told to the kernel: {error}");
     }
     counters::prune(&mut state.carried, wanted);
     rename(&mut state, wanted);
@@ -521,6 +521,7 @@ fn kernel_session(NewSession { session, way, fast_path }: &NewSession) -> Kernel
         way_by_port: u8::from(way.by_port),
         reserved: 0,
         device,
+        route_mtu: way.mtu.unwrap_or(0),
     }
 }
 
@@ -549,6 +550,8 @@ struct Way {
     source: Option<IpAddr>,
     /// Whether copies from different UDP ports may go different ways.
     by_port: bool,
+    /// The MTU that the route names.
+    mtu: Option<u32>,
 }
 
 /// The way to `target` as the host has it now.
@@ -562,13 +565,13 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                      target_interface_gone"
                 );
             }
-            return Ok(Way { way: WAY_DEVICE, source: None, by_port: false });
+            return Ok(Way { way: WAY_DEVICE, source: None, by_port: false, mtu: None });
         }
     };
     let bad = |why: &dyn std::fmt::Display| Error::new(Kind::BadInput, what, format_args!("target {address}: {why}"));
     match links.destination(address)? {
-        Destination::Remote { source, .. } => {
-            Ok(Way { way: WAY_ROUTE, source, by_port: host::routes_by_port(address)? })
+        Destination::Remote { source, mtu, .. } => {
+            Ok(Way { way: WAY_ROUTE, source, by_port: host::routes_by_port(address)?, mtu })
         }
         Destination::Local => {
             let filter = host::reverse_path_filter()?;
@@ -582,7 +585,7 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                 return Err(bad(&why).hint("use 127.0.0.1"));
             }
             // As every packet of the host to itself.
-            Ok(Way { way: WAY_HOST, source: Some(address), by_port: false })
+            Ok(Way { way: WAY_HOST, source: Some(address), by_port: false, mtu: None })
         }
         Destination::NotUnicast => Err(bad(&"it must be the address of one host")),
         Destination::Refused | Destination::NoRoute => {
@@ -595,7 +598,7 @@ fn way(what: &str, target: &Target, links: &Links) -> Result<Way> {
                 "warning: {what}: there is no route to {address} now; until there is one, packets are counted as \
                  no_route{then}"
             );
-            Ok(Way { way: WAY_ROUTE, source: None, by_port: host::routes_by_port(address)? })
+            Ok(Way { way: WAY_ROUTE, source: None, by_port: host::routes_by_port(address)?, mtu: None })
         }
     }
 }
