@@ -37,6 +37,23 @@ pub fn send_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()> {
 }
 
 fn tcp(client: End<'_>, server: End<'_>, bytes_there: usize, bytes_back: usize) -> Result<()> {
+    let (calling, called) = connect_tcp(client, server)?;
+    let (there, back) = (content(1, bytes_there), content(2, bytes_back));
+    thread::scope(|scope| {
+        let ends = [(&calling, &there, &back), (&called, &back, &there)];
+        let workers = ends.map(|(stream, sends, expects)| {
+            let writer = scope.spawn(move || send_stream(stream, sends));
+            let reader = scope.spawn(move || expect_stream(stream, expects));
+            [writer, reader]
+        });
+        workers.into_iter().flatten().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn connect_tcp(client: End<'_>, server: End<'_>) -> Result<(TcpStream, TcpStream)> {
     let listener = server.namespace.enter(|| {
         let domain = Domain::for_address(SocketAddr::new(server.address, 0));
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).context("open a TCP socket")?;
@@ -55,19 +72,7 @@ fn tcp(client: End<'_>, server: End<'_>, bytes_there: usize, bytes_back: usize) 
         Ok(TcpStream::from(socket))
     })?;
     let (called, _) = listener.accept().context("accept a TCP connection")?;
-    let (there, back) = (content(1, bytes_there), content(2, bytes_back));
-    thread::scope(|scope| {
-        let ends = [(&calling, &there, &back), (&called, &back, &there)];
-        let workers = ends.map(|(stream, sends, expects)| {
-            let writer = scope.spawn(move || send_stream(stream, sends));
-            let reader = scope.spawn(move || expect_stream(stream, expects));
-            [writer, reader]
-        });
-        workers.into_iter().flatten().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
+    Ok((calling, called))
 }
 
 fn bound_window(socket: &Socket) -> Result<()> {
