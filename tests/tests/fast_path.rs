@@ -95,6 +95,11 @@ fn without_it_every_copy_takes_the_tap() -> Result<()> {
     lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(42));
     let (all, fast) = counted(&lab)?;
     assert!(all > 20 && fast == 0, "of {all} copies {fast} took the fast path");
+    assert_eq!(lab.status()?["sources"][0]["fast_path"], false);
+    // A change of the session is none of that.
+    lab.mirrorctl("session modify s0-1 --vni 43")?.ok();
+    lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(43));
+    assert_eq!(counted(&lab)?.1, 0, "copies that took the fast path after a change");
     Ok(())
 }
 
@@ -208,7 +213,9 @@ fn without_the_program_every_copy_takes_the_tap() -> Result<()> {
     assert!(fast * 10 >= all * 9, "of {all} copies {fast} took the fast path");
     // Without its last pin a link is gone, a little later.
     let pins = lab.bpffs().context("the lab has a bpffs")?.join(format!("mirrorctl/default/v{LAYOUT_VERSION}"));
+    assert_eq!(lab.status()?["sources"][0]["fast_path"], true);
     fs::remove_file(pins.join("fast")).context("remove the link of the fast path")?;
+    assert_eq!(lab.status()?["sources"][0]["fast_path"], false);
     wait_until("the fast path is gone", || {
         let before = counted(&lab)?;
         let recording = lab.record(|| lab.inject_all(GENERATOR, &frames))?;

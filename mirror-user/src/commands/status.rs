@@ -29,6 +29,8 @@ struct SourceDocument<'a> {
     ifindex: Option<u32>,
     hook: Option<&'a str>,
     state: &'static str,
+    /// Whether copies may take the fast path, and it is there. None while the source is not attached.
+    fast_path: Option<bool>,
     sessions: Vec<SessionDocument<'a>>,
 }
 
@@ -54,6 +56,7 @@ pub(super) fn run(instance: &Instance, global: &Global) -> Result<()> {
         ifindex: Some(source.ifindex),
         hook: Some(source.hook.name()),
         state: condition(source, kernel.as_ref(), &interfaces, instance),
+        fast_path: Some(source.fast_path && kernel.as_ref().is_some_and(Kernel::has_fast_path)),
         sessions: source.sessions.iter().map(SessionDocument::from).collect(),
     });
     let defined = definitions.sources().filter(|source| state.source(source).is_none());
@@ -62,6 +65,7 @@ pub(super) fn run(instance: &Instance, global: &Global) -> Result<()> {
         ifindex: None,
         hook: None,
         state: if state.detached.contains(source) { "detached" } else { "not attached" },
+        fast_path: None,
         sessions: definitions.sessions_of(source).map(SessionDocument::from).collect(),
     });
     let document = Document { instance: instance.name(), sources: attached.chain(others).collect() };
@@ -118,7 +122,7 @@ fn words(document: &Document<'_>) -> String {
         return "nothing is attached".into();
     }
     let mut table = Builder::default();
-    table.push_record(["source", "state", "hook", "session", "number", "target", "VNI", "packet length"]);
+    table.push_record(["source", "state", "hook", "session", "number", "target", "VNI", "packet length", "fast path"]);
     for source in &document.sources {
         for session in &source.sessions {
             table.push_record([
@@ -130,6 +134,7 @@ fn words(document: &Document<'_>) -> String {
                 session.target.clone(),
                 session.vni.to_string(),
                 session.packet_length.map_or_else(|| "whole packet".into(), |length| length.to_string()),
+                source.fast_path.map_or("-", |on| if on { "on" } else { "off" }).to_owned(),
             ]);
         }
     }

@@ -409,6 +409,11 @@ impl Kernel {
         })
     }
 
+    /// Whether the program of the fast path is attached, as far as its link tells. A filter has none.
+    pub fn has_fast_path(&self) -> bool {
+        self.pins.join(FAST_LINK).exists() || !self.pins.join(TAP_LINK).exists()
+    }
+
     /// What the hooks of a source saw.
     pub fn source_counters(&self, ifindex: u32, direction: Direction) -> Result<SourceCounters> {
         let map = Map::PerCpuArray(open(&self.source_pins(ifindex).join(SOURCE_COUNTERS))?);
