@@ -14,6 +14,7 @@ pub mod policy;
 pub mod protocol;
 pub mod session;
 pub mod skip;
+pub mod super_packet;
 pub mod table;
 pub mod trace;
 pub mod uplink;

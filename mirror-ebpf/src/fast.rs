@@ -13,6 +13,7 @@ use mirror_common::{
     protocol::EtherType,
     session::{Session, SessionSlot, WAY_ROUTE},
     skip::SkipReason,
+    super_packet::THE_SAME_BEHIND_HEADERS,
     uplink::FINISHES,
     vxlan::ETHERTYPE_AT,
 };
@@ -125,14 +126,25 @@ fn choose(
         }
         return (kept == length && finishes(next_hop)).then_some((Form::Unfinished, next_hop));
     }
-    // How a super-packet that came in is to be segmented is not all in sight: whether its IPv4 headers count up
-    // (SKB_GSO_TCP_FIXEDID, which Linux 6.18 takes for the outer header's once there is one), or whether it is a list of
-    // packets as they came (SKB_GSO_FRAGLIST). The host's own are neither.
-    if packet.came_in_by() != 0 || packet.counted_segments() == 0 || length > SUPER_PACKET_MAX {
+    if !is_segmented_the_same(packet) || length > SUPER_PACKET_MAX {
         return None;
     }
     let longest = wire::headers(packet)? + segment_size;
     (longest <= room && longest <= packet_length && finishes(next_hop)).then_some((Form::Unfinished, next_hop))
+}
+
+/// Whether a super-packet makes the same wire packets behind outer headers.
+#[inline(always)]
+fn is_segmented_the_same(packet: &Packet) -> bool {
+    // Not yet looked at by the kernel: headers as a guest wrote them.
+    if packet.counted_segments() == 0 {
+        return false;
+    }
+    match packet.gso_type() {
+        Some(gso_type) => gso_type & !THE_SAME_BEHIND_HEADERS == 0,
+        // The host's own are of those kinds.
+        None => packet.came_in_by() == 0,
+    }
 }
 
 #[inline(always)]

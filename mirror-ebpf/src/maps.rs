@@ -11,6 +11,7 @@ use mirror_common::{
     policy::DIRECTIONS,
     session::{MAX_SESSIONS, Session, SessionSlot},
     skip::SKIP_REASONS,
+    super_packet::GsoTypeAt,
     uplink::{MAX_UPLINKS, Uplink},
 };
 
@@ -60,6 +61,10 @@ pub(crate) static RECEIVING_IFINDEX: Global<u32> = Global::new(0);
 /// Interface index of the source. A packet at any other interface is a question (see [`crate::source`]).
 #[unsafe(no_mangle)]
 pub(crate) static SOURCE_IFINDEX: Global<u32> = Global::new(0);
+
+/// Where the running kernel has `gso_type`; zeros where it can't be told, or may not be read.
+#[unsafe(no_mangle)]
+pub(crate) static GSO_TYPE_AT: Global<GsoTypeAt> = Global::new(GsoTypeAt { head: 0, end: 0, gso_type: 0 });
 
 /// 1 where packets of the source begin with an Ethernet header, else 0.
 #[unsafe(no_mangle)]

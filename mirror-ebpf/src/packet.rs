@@ -11,15 +11,16 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{
-        bpf_clone_redirect, bpf_csum_level, bpf_csum_update, bpf_skb_adjust_room, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_clone_redirect, bpf_csum_level, bpf_csum_update, bpf_probe_read_kernel, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
 use mirror_common::{protocol::EtherType, vxlan::ETHERNET_LEN};
 
 use crate::{
-    maps::{SOURCE_HAS_ETHERNET, SOURCE_IFINDEX},
+    maps::{GSO_TYPE_AT, SOURCE_HAS_ETHERNET, SOURCE_IFINDEX},
     wire,
 };
 
@@ -113,6 +114,26 @@ impl Packet {
     pub(crate) fn counted_segments(&self) -> u32 {
         // SAFETY: as in `len`.
         unsafe { (*self.skb).gso_segs }
+    }
+
+    /// How the kernel is to segment a super-packet; `None` where that can't be read. See
+    /// [`super_packet`](mirror_common::super_packet).
+    #[inline(always)]
+    pub(crate) fn gso_type(&self) -> Option<u32> {
+        let at = GSO_TYPE_AT.load();
+        if at.head == 0 {
+            return None;
+        }
+        // A TC program's context is the packet's `struct sk_buff`: what the verifier turns reads of the fields of
+        // `__sk_buff` into. It must not see an address here that is known to be the context's.
+        let packet = self.skb as u64;
+        // SAFETY: the helper reads any address, and says so if there is nothing to read.
+        let head = unsafe { bpf_probe_read_kernel((packet + u64::from(at.head)) as *const u64) }.ok()?;
+        // SAFETY: as above.
+        let end = unsafe { bpf_probe_read_kernel((packet + u64::from(at.end)) as *const u32) }.ok()?;
+        let shared = head + u64::from(end);
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_kernel((shared + u64::from(at.gso_type)) as *const u32) }.ok()
     }
 
     /// Interface index of the device that the packet came in by; 0 where the host made it.

@@ -15,6 +15,7 @@ mod judge;
 mod link;
 mod table;
 mod trace;
+mod types;
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -23,11 +24,13 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier};
+use aya::sys::BpfHelper;
 use aya::{Ebpf, EbpfLoader};
 use mirror_common::counters::{RULES_PER_ENTRY, RuleCounters, SessionCounters, SourceCounters};
 use mirror_common::policy::{DIRECTIONS, Direction};
 use mirror_common::session::{Session, SessionSlot};
 use mirror_common::skip::SkipReason;
+use mirror_common::super_packet::GsoTypeAt;
 use mirror_common::table::RuleEntry;
 use mirror_common::uplink::Uplink;
 
@@ -38,6 +41,7 @@ pub use self::judge::{Answer, AttachedJudge, Judge};
 pub use self::trace::{Seen, Tracer};
 use crate::compile;
 use crate::error::{Error, Kind, Result};
+use crate::host;
 use crate::instance::Instance;
 use crate::links::{Link, Links};
 use crate::state::Hook;
@@ -86,11 +90,27 @@ pub struct Constants {
     pub receiving_ifindex: u32,
     /// Whether `bpf_fib_lookup` tells the source address.
     pub fib_tells_source: bool,
+    /// Where the program of the fast path finds how super-packets are segmented.
+    pub gso_type_at: GsoTypeAt,
+}
+
+/// Where programs find what a helper doesn't tell them, if they may look.
+fn gso_type_at() -> Result<GsoTypeAt> {
+    // Not where the kernel is locked down (LOCKDOWN_BPF_READ_KERNEL).
+    if !host::has_helper(BpfHelper::BPF_FUNC_probe_read_kernel)? {
+        return Ok(GsoTypeAt::default());
+    }
+    Ok(types::gso_type_at().unwrap_or_default())
 }
 
 impl Constants {
     /// For programs that send nothing.
-    const NONE: Self = Self { tap_ifindex: 0, receiving_ifindex: 0, fib_tells_source: false };
+    pub const NONE: Self = Self {
+        tap_ifindex: 0,
+        receiving_ifindex: 0,
+        fib_tells_source: false,
+        gso_type_at: GsoTypeAt { head: 0, end: 0, gso_type: 0 },
+    };
 }
 
 /// What the programs at a source are told of it when they are loaded.
@@ -172,6 +192,7 @@ impl Kernel {
         create_directory(&building.join("sources"))?;
         let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
         let policy = compile::Policy::default();
+        let constants = Constants { gso_type_at: gso_type_at()?, ..constants };
         let mut programs = load_one(&Load {
             constants,
             source: AtSource::NONE,
@@ -537,6 +558,7 @@ fn load<'a>(loads: impl IntoIterator<Item = &'a Load<'a>>, mut use_it: impl FnMu
         loader.override_global("TAP_IFINDEX", &load.constants.tap_ifindex, true);
         loader.override_global("RECEIVING_IFINDEX", &load.constants.receiving_ifindex, true);
         loader.override_global("FIB_TELLS_SOURCE", fib_tells_source, true);
+        loader.override_global("GSO_TYPE_AT", &load.constants.gso_type_at, true);
         loader.override_global("CLONE_IFINDEX", &load.source.clone_ifindex, true);
         loader.override_global("SOURCE_IFINDEX", &load.source.ifindex, true);
         loader.override_global("SOURCE_HAS_ETHERNET", has_ethernet_header, true);

@@ -330,6 +330,8 @@ fn change_kernel(
         tap_ifindex: tap.sending.index,
         receiving_ifindex: tap.receiving.index,
         fib_tells_source,
+        // Told where it is needed.
+        ..Constants::NONE
     };
     let (tap, kernel) = match (Tap::find(instance, links)?, Kernel::open(instance)) {
         (Some(tap), Some(kernel)) => (tap, kernel),
