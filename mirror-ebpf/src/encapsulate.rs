@@ -141,7 +141,8 @@ fn push(packet: &Packet, outer_len: u32, tags: &Tags, kept: u32) -> Result<(), S
     let no_room = |_| SkipReason::EncapsulateFailed;
     let without_tags = kept.saturating_sub(tags.len());
     if packet.len() > without_tags {
-        packet.set_len(without_tags).map_err(|_| SkipReason::CutFailed)?;
+        // A chain of IPv6 extension headers can be longer than the copy.
+        resize(packet, without_tags)?;
     }
     if outer_len + tags.len() != 0 {
         packet.push_head(outer_len + tags.len()).map_err(no_room)?;

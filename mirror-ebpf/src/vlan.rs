@@ -45,7 +45,9 @@ pub(crate) fn take(packet: &Packet) -> Result<Tags, SkipReason> {
         };
         *slot = tag;
         tags.count += 1;
-        packet.pop_vlan_tag().map_err(|_| SkipReason::VlanTooDeep)?;
+        // An error is about the next tag, which the kernel then leaves in the frame (`skb_vlan_pop` in
+        // net/core/skbuff.c): one with less than two bytes behind it is no tag to the kernel.
+        let _ = packet.pop_vlan_tag();
     }
     if packet.offloaded_vlan_tag().is_some() { Err(SkipReason::VlanTooDeep) } else { Ok(tags) }
 }

@@ -26,7 +26,7 @@ use crate::craft::{self, BOTH_VERSIONS, IpVersion};
 use crate::frame::{Frame, LOCAL_EXPERIMENT, Mac};
 use crate::leftovers::{Claim, Exclusive};
 use crate::namespace::{Namespace, run};
-use crate::offload;
+use crate::offload::{self, Unfinished};
 use crate::packet_socket::{Listen, PacketSocket};
 use crate::process::{Output, Running, Surroundings, read_file};
 use crate::traffic::{self, End};
@@ -378,6 +378,22 @@ impl Lab {
     pub fn inject_non_linear(&self, at: Station, frame: &Frame, linear: u16) -> Result<()> {
         let socket = self.namespace_of(at).enter(|| PacketSocket::open(at.interface, Listen::Nothing))?;
         socket.send_non_linear(frame, linear)
+    }
+
+    /// Sends packets that are to be finished on their way (see [`offload::unfinished`]).
+    pub fn inject_unfinished(&self, at: Station, packets: &[(Frame, Unfinished)]) -> Result<()> {
+        let socket = self.namespace_of(at).enter(|| PacketSocket::open(at.interface, Listen::Nothing))?;
+        let mut under_way = 0;
+        for (frame, unfinished) in packets {
+            let frames = unfinished.segment_size.map_or(1, |size| frame.0.len() / usize::from(size) + 1);
+            if under_way + frames > INJECTED_AT_ONCE {
+                self.flush()?;
+                under_way = 0;
+            }
+            socket.send_unfinished(frame, *unfinished)?;
+            under_way += frames;
+        }
+        self.flush()
     }
 
     /// A little of everything between the generator and the host, both ways, over IPv4 and IPv6: TCP, UDP and ICMP

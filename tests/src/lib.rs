@@ -5,6 +5,7 @@
 //! `/run/mirrorctl-lab`.
 
 pub mod checksum;
+pub mod corpus;
 pub mod craft;
 pub mod frame;
 pub mod interrupt;

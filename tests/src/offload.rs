@@ -46,6 +46,22 @@ pub fn on_the_wire(mut bytes: Vec<u8>, unfinished: Unfinished, tag: Option<Tag>)
     Ok(frames.into_iter().map(Frame).collect())
 }
 
+/// The frame as a sender gives it to a device that finishes it: with nothing but the sum of the pseudo header in the place
+/// of its checksum; with `segment_size`, to be cut to frames with so many bytes of payload.
+pub fn unfinished(frame: &Frame, segment_size: Option<u16>) -> Result<(Frame, Unfinished)> {
+    let ip = frame.ip().context("no IP header")?;
+    let offset = match ip.protocol {
+        TCP => 16,
+        UDP => 6,
+        other => bail!("protocol {other} has no checksum that devices finish"),
+    };
+    let sum = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, ip.end - ip.transport);
+    let mut bytes = frame.0.clone();
+    bytes[ip.transport + offset..ip.transport + offset + 2].copy_from_slice(&sum.to_be_bytes());
+    let checksum = Some(Partial { start: ip.transport as u16, offset: offset as u16 });
+    Ok((Frame(bytes), Unfinished { checksum, segment_size }))
+}
+
 /// Writes a checksum whose pseudo-header part is in place already.
 fn finish(bytes: &mut [u8], partial: Partial) -> Result<()> {
     let start = usize::from(partial.start);
@@ -124,9 +140,19 @@ struct Value {
 
 /// Switches every offload of `interface` off, in the network namespace of the calling thread.
 pub fn switch_off(interface: &str) -> Result<()> {
+    switch(interface, &SWITCHES, false)
+}
+
+/// Has `interface` put received frames together to super-packets (`ethtool -K DEV gro on`), in the network namespace of
+/// the calling thread.
+pub fn switch_gro_on(interface: &str) -> Result<()> {
+    switch(interface, &SWITCHES[..1], true)
+}
+
+fn switch(interface: &str, switches: &[(&str, u32)], on: bool) -> Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("open a socket for ethtool")?;
-    for (name, command) in SWITCHES {
-        let mut value = Value { command, data: 0 };
+    for &(name, command) in switches {
+        let mut value = Value { command, data: u32::from(on) };
         // SAFETY: an `ifreq` is plain old data; zeroes are a value of it.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(libc::IFNAMSIZ - 1)) {
@@ -135,7 +161,8 @@ pub fn switch_off(interface: &str) -> Result<()> {
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
         // SAFETY: the request is whole, and its data is a `struct ethtool_value`, as the five commands want.
         let code = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-        Errno::result(code).with_context(|| format!("switch off {name} of {interface}"))?;
+        Errno::result(code)
+            .with_context(|| format!("switch {name} of {interface} {}", if on { "on" } else { "off" }))?;
     }
     Ok(())
 }
@@ -159,6 +186,15 @@ mod tests {
         assert_eq!(flags, [0x10, 0x10, 0x19], "FIN and PSH belong to the last segment");
         let payload: Vec<u8> = frames.iter().flat_map(|frame| frame.0[54..].to_vec()).collect();
         assert_eq!(payload, whole.0[54..]);
+    }
+
+    #[test]
+    fn what_was_left_unfinished_is_finished_as_it_was() {
+        for whole in [craft::tcp_v4(999, 0x18), craft::udp_v4(1000)] {
+            let (frame, left) = unfinished(&whole, None).unwrap();
+            assert_ne!(frame, whole);
+            assert_eq!(on_the_wire(frame.0, left, None).unwrap(), [whole]);
+        }
     }
 
     #[test]

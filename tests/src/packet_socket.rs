@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::frame::{Frame, Tag, VLAN};
+use crate::frame::{Frame, IPV4, TCP, Tag, UDP, VLAN};
 use crate::offload::{Partial, Unfinished, on_the_wire};
 
 /// Room for the largest packet the kernel hands over (64 KB and headers) and for what it says about it.
@@ -103,6 +103,11 @@ impl PacketSocket {
         self.send_behind(header, frame)
     }
 
+    /// Sends `frame` as a guest gives it to a device that offers to finish it.
+    pub fn send_unfinished(&self, frame: &Frame, unfinished: Unfinished) -> Result<()> {
+        self.send_behind(vnet_header(frame, unfinished).with_context(|| format!("describe {frame}"))?, frame)
+    }
+
     fn send_behind(&self, header: [u8; VNET_HEADER], frame: &Frame) -> Result<()> {
         let mut packet = header.to_vec();
         packet.extend_from_slice(frame.bytes());
@@ -192,6 +197,38 @@ fn unfinished(header: &[u8]) -> Unfinished {
         checksum: (header[0] & NEEDS_CHECKSUM != 0).then(|| Partial { start: half(6), offset: half(8) }),
         segment_size: (header[1] != 0).then(|| half(4)),
     }
+}
+
+/// The `virtio_net_hdr` of a frame: what [`unfinished`] reads.
+fn vnet_header(frame: &Frame, unfinished: Unfinished) -> Result<[u8; VNET_HEADER]> {
+    // `linux/virtio_net.h`, VIRTIO_NET_HDR_...
+    const NEEDS_CHECKSUM: u8 = 1;
+    const GSO_TCPV4: u8 = 1;
+    const GSO_TCPV6: u8 = 4;
+    const GSO_UDP_L4: u8 = 5;
+    let mut header = [0; VNET_HEADER];
+    let mut put = |offset: usize, value: u16| header[offset..offset + 2].copy_from_slice(&value.to_ne_bytes());
+    if let Some(Partial { start, offset }) = unfinished.checksum {
+        put(6, start);
+        put(8, offset);
+    }
+    if let Some(size) = unfinished.segment_size {
+        let layers = frame.layers().context("no Ethernet header")?;
+        let ip = layers.ip.context("no IP header")?;
+        let (kind, length) = match ip.protocol {
+            TCP if layers.ethertype == IPV4 => (GSO_TCPV4, usize::from(frame.bytes()[ip.transport + 12] >> 4) * 4),
+            TCP => (GSO_TCPV6, usize::from(frame.bytes()[ip.transport + 12] >> 4) * 4),
+            UDP => (GSO_UDP_L4, 8),
+            other => bail!("no way to segment protocol {other}"),
+        };
+        put(2, (ip.transport + length) as u16);
+        put(4, size);
+        header[1] = kind;
+    }
+    if unfinished.checksum.is_some() {
+        header[0] = NEEDS_CHECKSUM;
+    }
+    Ok(header)
 }
 
 /// The tag that the kernel took out of the frame, from `PACKET_AUXDATA`.

@@ -227,21 +227,43 @@ impl Recording {
     /// As [`Recording::each_frame_has_one_copy`], for these frames.
     #[track_caller]
     pub fn each_has_one_copy(&self, frames: &[Frame], wanted: Wanted) -> usize {
+        let traffic: Vec<&Frame> = frames.iter().filter(|frame| frame.is_ip() && !frame.is_housekeeping()).collect();
+        let seen = self.watched.iter().flat_map(|(_, seen)| seen).map(|seen| &seen.frame);
+        let others = seen.filter(|frame| frame.is_ip() && frame.is_housekeeping());
+        self.compare(&traffic, others, wanted)
+    }
+
+    /// As [`Recording::each_frame_at_has_one_copy`], for a filter that accepts everything: frames that are not IP count
+    /// too. Those that `is_traffic` is false for may be without a copy.
+    #[track_caller]
+    pub fn every_frame_at_has_one_copy(
+        &self,
+        source: Station,
+        is_traffic: impl Fn(&Frame) -> bool,
+        wanted: Wanted,
+    ) -> usize {
+        let seen = self.seen_at(source).iter().map(|seen| &seen.frame);
+        let (traffic, others): (Vec<&Frame>, Vec<&Frame>) = seen.partition(|frame| is_traffic(frame));
+        let markers = self.markers.iter().flat_map(|(_, markers)| markers).map(|marker| &marker.frame);
+        self.compare(&traffic, others.into_iter().chain(markers), wanted)
+    }
+
+    /// Asserts that each frame of `traffic` has one copy, and each of `others`, which pass at times of their own choosing,
+    /// one at most.
+    #[track_caller]
+    fn compare<'a>(&'a self, traffic: &[&Frame], others: impl Iterator<Item = &'a Frame>, wanted: Wanted) -> usize {
         self.no_strays();
         let copies: Vec<&Copy> = self.copies.iter().filter(|copy| copy.vni == wanted.vni).collect();
         let cut = |frame: &Frame| wanted.packet_length.map_or_else(|| frame.clone(), |length| frame.cut(length));
 
         // How many copies each content should have at least (traffic) and at most (also the hosts' own housekeeping).
         let mut bounds: BTreeMap<Frame, (usize, usize)> = BTreeMap::new();
-        let mut traffic = 0;
-        for frame in frames.iter().filter(|frame| frame.is_ip() && !frame.is_housekeeping()) {
+        for frame in traffic {
             let (least, most) = bounds.entry(cut(frame)).or_default();
             *least += 1;
             *most += 1;
-            traffic += 1;
         }
-        let seen = self.watched.iter().flat_map(|(_, seen)| seen).map(|seen| &seen.frame);
-        for frame in seen.filter(|frame| frame.is_ip() && frame.is_housekeeping()) {
+        for frame in others {
             bounds.entry(cut(frame)).or_default().1 += 1;
         }
         let mut counts: BTreeMap<&Frame, usize> = BTreeMap::new();
@@ -261,15 +283,16 @@ impl Recording {
             .collect();
         assert!(
             missing.is_empty() && surplus.is_empty(),
-            "of {traffic} frames of traffic at the source, {} have too few copies; of {} copies with VNI {}, {} \
-             contents are not the frame's, or are there too often{}",
+            "of {} frames of traffic at the source, {} have too few copies; of {} copies with VNI {}, {} contents are not \
+             the frame's, or are there too often{}",
+            traffic.len(),
             missing.len(),
             copies.len(),
             wanted.vni,
             surplus.len(),
             difference(&missing, &surplus),
         );
-        traffic
+        traffic.len()
     }
 
     /// Asserts that the checksums inside every copy, IPv4 header and transport, are right.
@@ -368,8 +391,11 @@ fn check_outer(copy: &Copy) {
     assert_eq!(copy.source, HOST_UPLINK.address(version), "a copy has the wrong outer source address");
     assert_eq!(copy.source_mac, HOST_UPLINK.mac, "a copy has the wrong outer source MAC address");
     assert_eq!(copy.destination_mac, COLLECTOR.mac, "a copy has the wrong outer destination MAC address");
-    // A cut that is shorter than the headers of a frame may come with padding.
-    assert!(copy.padding == 0 || copy.inner.0.len() < 60, "a copy of {} has padding behind it", copy.inner);
+    // A cut that is shorter than the headers of a frame may come with padding: of an Ethernet header and IPv4 options, or of
+    // a chain of IPv6 extension headers.
+    let kept = copy.inner.0.len();
+    let in_headers = kept < 60 || copy.inner.is_ip() && copy.inner.ip().is_none_or(|ip| ip.transport >= kept);
+    assert!(copy.padding == 0 || in_headers, "a copy of {} has {} bytes of padding", copy.inner, copy.padding);
 }
 
 /// Shows a frame without copy beside the surplus copy that is most like it.

@@ -122,6 +122,31 @@ pub fn exchange_udp(client: End<'_>, server: End<'_>, length: usize) -> Result<(
     Ok(())
 }
 
+/// Sends `datagrams` datagrams of `length` bytes each way, and one that is shorter, as one packet that the kernel is to
+/// segment (UDP_SEGMENT, udp(7)); verifies what arrives.
+pub fn exchange_udp_segmented(client: End<'_>, server: End<'_>, length: usize, datagrams: usize) -> Result<()> {
+    let open = |end: End<'_>| {
+        end.namespace.enter(|| {
+            let socket = UdpSocket::bind((end.address, 0)).context("bind a UDP socket")?;
+            socket.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &(length as i32)).context("ask for segmentation")?;
+            Ok(socket)
+        })
+    };
+    let (client, server) = (open(client)?, open(server)?);
+    for (seed, from, to) in [(6, &client, &server), (7, &server, &client)] {
+        let address = to.local_addr().context("read the address of a UDP socket")?;
+        let sent = content(seed, length * datagrams + length / 2);
+        from.send_to(&sent, address).with_context(|| format!("send {} bytes over UDP", sent.len()))?;
+        let mut received = vec![0; length + 1];
+        for datagram in sent.chunks(length) {
+            let (got, _) = to.recv_from(&mut received).context("receive a datagram of several")?;
+            ensure!(received[..got] == *datagram, "a datagram of {} bytes arrived changed", datagram.len());
+        }
+    }
+    Ok(())
+}
+
 /// One ICMP or ICMPv6 echo with `length` bytes of data; the answer is verified.
 pub fn ping(client: End<'_>, to: IpAddr, length: usize) -> Result<()> {
     // RFC 792 and RFC 4443 §4: types of request and reply.
