@@ -1,5 +1,5 @@
-//! A cable between two namespaces whose ends have no Ethernet header: two tun devices, and a thread that carries packets
-//! from one to the other and writes down what it carries.
+//! A cable between two namespaces: two tun devices, whose packets have no Ethernet header, or two tap devices, whose packets
+//! have one; and a thread that carries packets from one to the other and writes down what it carries.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -34,12 +34,22 @@ const SILENCE: Duration = Duration::from_millis(300);
 pub struct Cable {
     host: File,
     generator: File,
+    kind: Kind,
+}
+
+/// What its ends are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Devices without Ethernet header.
+    Tun,
+    /// Devices with one.
+    Tap,
 }
 
 /// A packet that the cable carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carried {
-    /// One wire packet, as a copy should show it: behind an Ethernet header with zero addresses.
+    /// One wire packet, as a copy should show it: if it has no Ethernet header, behind one with zero addresses.
     pub frame: Frame,
     /// From the host to the generator.
     pub outgoing: bool,
@@ -56,11 +66,16 @@ const fn address(version: IpVersion, end: u8) -> IpAddr {
 }
 
 impl Cable {
-    /// Lays it. With `offloads` its ends take super-packets and unfinished checksums.
+    /// Lays one of tun devices. With `offloads` its ends take super-packets and unfinished checksums.
     pub fn lay(lab: &Lab, offloads: bool) -> Result<Self> {
-        let host = open(&lab.host, HOST_TUN, 1, offloads)?;
-        let generator = open(&lab.generator, GENERATOR_TUN, 2, offloads)?;
-        Ok(Self { host, generator })
+        Self::lay_of(Kind::Tun, lab, offloads)
+    }
+
+    /// Lays one of any kind.
+    pub fn lay_of(kind: Kind, lab: &Lab, offloads: bool) -> Result<Self> {
+        let host = open(kind, &lab.host, HOST_TUN, 1, offloads)?;
+        let generator = open(kind, &lab.generator, GENERATOR_TUN, 2, offloads)?;
+        Ok(Self { host, generator, kind })
     }
 
     /// The host's address.
@@ -103,7 +118,7 @@ impl Cable {
                 match from.read(&mut buffer) {
                     Ok(length) => {
                         (idle, last) = (false, Instant::now());
-                        let frames = wire_frames(&buffer[..length])?;
+                        let frames = wire_frames(self.kind, &buffer[..length])?;
                         let part_of = frames.len();
                         carried.extend(frames.into_iter().map(|frame| Carried { frame, outgoing, part_of }));
                         to.write_all(&buffer[..length]).context("write to a tun device")?;
@@ -120,17 +135,21 @@ impl Cable {
     }
 }
 
-fn wire_frames(read: &[u8]) -> Result<Vec<Frame>> {
+fn wire_frames(kind: Kind, read: &[u8]) -> Result<Vec<Frame>> {
     const NEEDS_CHECKSUM: u8 = 1;
     let (header, packet) = read.split_at_checked(VNET_HEADER).context("a tun device handed over too few bytes")?;
     let half = |offset: usize| u16::from_ne_bytes([header[offset], header[offset + 1]]);
+    let (frame, missing) = match kind {
+        Kind::Tun => (with_ethernet(packet)?, 14),
+        Kind::Tap => (Frame(packet.to_vec()), 0),
+    };
     // Counted from the packet here, from the frame there.
-    let start = half(6) + 14;
+    let start = half(6) + missing;
     let unfinished = Unfinished {
         checksum: (header[0] & NEEDS_CHECKSUM != 0).then(|| Partial { start, offset: half(8) }),
         segment_size: (header[1] != 0).then(|| half(4)),
     };
-    on_the_wire(with_ethernet(packet)?.0, unfinished, None)
+    on_the_wire(frame.0, unfinished, None)
 }
 
 fn with_ethernet(packet: &[u8]) -> Result<Frame> {
@@ -143,13 +162,14 @@ fn with_ethernet(packet: &[u8]) -> Result<Frame> {
     Ok(Frame([&[0; 12], [high, low].as_slice(), packet].concat()))
 }
 
-fn open(namespace: &Namespace, name: &str, end: u8, offloads: bool) -> Result<File> {
+fn open(kind: Kind, namespace: &Namespace, name: &str, end: u8, offloads: bool) -> Result<File> {
     let what = || format!("make tun device {name}");
     let file = namespace.enter(|| {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let file = options.open("/dev/net/tun").with_context(what)?;
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let kind = if kind == Kind::Tun { libc::IFF_TUN } else { libc::IFF_TAP };
+        let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         let mut request = libc::ifreq {
             ifr_name: [0; libc::IFNAMSIZ],
             ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },

@@ -7,7 +7,9 @@ use anyhow::Result;
 use mirror_tests::tun::{Cable, Carried, HOST_TUN};
 use mirror_tests::vxlan::PORT;
 use mirror_tests::wait::wait_until;
-use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Recording, Turn, Wanted, hooks};
+use mirror_tests::{
+    BOTH_PATHS, BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Path, Recording, Turn, Wanted, hooks,
+};
 use mirror_tests::{craft, traffic};
 use serde_json::Value;
 
@@ -38,11 +40,11 @@ fn frames(carried: &[Carried]) -> Vec<Frame> {
 #[test]
 fn packets_of_a_tun_device_are_mirrored_behind_an_ethernet_header() -> Result<()> {
     for hook in hooks()? {
-        for offloads in [false, true] {
+        for (offloads, path) in [(false, Path::Fast), (true, Path::Tap), (true, Path::Fast)] {
             let lab = Lab::new()?;
             let cable = Cable::lay(&lab, offloads)?;
             let before = lab.traces()?;
-            let attach = format!("attach {HOST_TUN} --target {} --vni 42 --hook {hook}", COLLECTOR.v4);
+            let attach = format!("attach {HOST_TUN} --target {} --vni 42 --hook {hook} {}", COLLECTOR.v4, path.flag());
             lab.mirrorctl(&attach)?.ok();
             let _turn = Turn::wait()?;
             let (recording, carried) = record(&lab, &cable, 300_000)?;
@@ -84,15 +86,19 @@ fn packets_of_a_tun_device_are_cut_behind_an_ethernet_header() -> Result<()> {
     let lab = Lab::new()?;
     let cable = Cable::lay(&lab, true)?;
     for packet_length in [13, 14, 34, 60, 100, 1500] {
-        let command = format!(
-            "attach {HOST_TUN} --target {} --vni 42 --packet-length {packet_length}",
-            COLLECTOR.address(BOTH_VERSIONS[packet_length % 2])
-        );
-        lab.mirrorctl(&command)?.ok();
-        let _turn = Turn::wait()?;
-        let (recording, carried) = record(&lab, &cable, 50_000)?;
-        recording.each_has_one_copy(&frames(&carried), Wanted::vni(42).cut_to(packet_length));
-        lab.mirrorctl(&format!("detach {HOST_TUN}"))?.ok();
+        for path in BOTH_PATHS {
+            let command = format!(
+                "attach {HOST_TUN} --target {} --vni 42 --packet-length {packet_length} {}",
+                COLLECTOR.address(BOTH_VERSIONS[packet_length % 2]),
+                path.flag()
+            );
+            lab.mirrorctl(&command)?.ok();
+            let _turn = Turn::wait()?;
+            let (recording, carried) = record(&lab, &cable, 50_000)?;
+            println!("{path}");
+            recording.each_has_one_copy(&frames(&carried), Wanted::vni(42).cut_to(packet_length));
+            lab.mirrorctl(&format!("detach {HOST_TUN}"))?.ok();
+        }
     }
     Ok(())
 }
