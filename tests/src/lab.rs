@@ -375,6 +375,12 @@ impl Lab {
         socket.send_non_linear(frame, linear)
     }
 
+    /// Sends a TCP packet as one that the kernel is to cut into segments with `size` bytes of payload each.
+    pub fn inject_super_packet(&self, at: Station, frame: &Frame, version: IpVersion, size: u16) -> Result<()> {
+        let socket = self.namespace_of(at).enter(|| PacketSocket::open(at.interface, Listen::Nothing))?;
+        socket.send_super_packet(frame, version, size)
+    }
+
     /// A little of everything between the generator and the host, both ways, over IPv4 and IPv6: TCP, UDP and ICMP
     /// echo, content verified.
     pub fn small_talk(&self) -> Result<()> {

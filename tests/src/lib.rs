@@ -4,8 +4,10 @@
 //! says what should have come of it. Needs root, `ip` and `tc`; touches nothing outside its own namespaces and
 //! `/run/mirrorctl-lab`.
 
+pub mod bpf;
 pub mod checksum;
 pub mod craft;
+pub mod foreign;
 pub mod frame;
 pub mod interrupt;
 pub mod lab;
@@ -30,6 +32,7 @@ pub mod traffic;
 pub mod tun;
 pub mod vxlan;
 pub mod wait;
+pub mod watch;
 
 pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::craft::IpVersion;
 use crate::frame::{Frame, Tag, VLAN};
 use crate::offload::{Partial, Unfinished, on_the_wire};
 
@@ -103,6 +104,26 @@ impl PacketSocket {
         self.send_behind(header, frame)
     }
 
+    /// Sends a TCP packet that the kernel is to cut into segments with `size` bytes of payload each, and whose checksum it is
+    /// to finish. Neither the packet nor its headers have options.
+    pub fn send_super_packet(&self, frame: &Frame, version: IpVersion, size: u16) -> Result<()> {
+        // `struct virtio_net_hdr`, in host order.
+        const NEEDS_CHECKSUM: u8 = 1;
+        let (kind, transport) = match version {
+            IpVersion::V4 => (1, 14 + 20_u16),
+            IpVersion::V6 => (4, 14 + 40),
+        };
+        let mut header = [0; VNET_HEADER];
+        header[0] = NEEDS_CHECKSUM;
+        header[1] = kind;
+        // RFC 9293 §3.1: a header without options, its checksum at byte 16.
+        header[2..4].copy_from_slice(&(transport + 20).to_ne_bytes());
+        header[4..6].copy_from_slice(&size.to_ne_bytes());
+        header[6..8].copy_from_slice(&transport.to_ne_bytes());
+        header[8..10].copy_from_slice(&16_u16.to_ne_bytes());
+        self.send_behind(header, frame)
+    }
+
     fn send_behind(&self, header: [u8; VNET_HEADER], frame: &Frame) -> Result<()> {
         let mut packet = header.to_vec();
         packet.extend_from_slice(frame.bytes());
@@ -118,6 +139,19 @@ impl PacketSocket {
     /// Reads everything that is there, as wire frames, to the end of `to`. Fails if the socket had to drop any.
     pub fn read_all(&mut self, to: &mut Vec<Seen>) -> Result<()> {
         while self.read_packet(to)? {}
+        self.fail_if_any_was_dropped()
+    }
+
+    /// Hands everything that is there to `look`, as wire frames, and keeps none. Fails if the socket had to drop any.
+    pub(crate) fn read_each(&mut self, mut look: impl FnMut(&Seen)) -> Result<()> {
+        let mut of_one_packet = Vec::new();
+        while self.read_packet(&mut of_one_packet)? {
+            of_one_packet.drain(..).for_each(|seen| look(&seen));
+        }
+        self.fail_if_any_was_dropped()
+    }
+
+    fn fail_if_any_was_dropped(&self) -> Result<()> {
         let mut lost = [0_u32; 2];
         let mut length = size_of_val(&lost) as libc::socklen_t;
         // SAFETY: `lost` has the layout and `length` the size of `struct tpacket_stats`.
