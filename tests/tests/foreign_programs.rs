@@ -163,8 +163,9 @@ fn a_program_in_front_that_ends_the_evaluation_hides_packets_until_ours_is_first
         ("tcx", Place::Clsact(1), true, [all, all]),
         ("tcx", Place::Clsact(1), false, [all, all]),
         ("tc", Place::TcxLast, true, [0, 0]),
-        ("tc", Place::Clsact(1), true, OLDER_OF_OUR_PRIORITY.map(|sees| if sees { all } else { 0 })),
-        ("tc", Place::Clsact(1), false, YOUNGER_OF_OUR_PRIORITY.map(|sees| if sees { all } else { 0 })),
+        // A new filter comes in front of those of its priority.
+        ("tc", Place::Clsact(1), true, [all, all]),
+        ("tc", Place::Clsact(1), false, [0, 0]),
         ("tc", Place::Clsact(2), true, [all, all]),
         ("tc", Place::Clsact(2), false, [all, all]),
     ] {
@@ -198,11 +199,6 @@ fn a_program_in_front_that_ends_the_evaluation_hides_packets_until_ours_is_first
     Ok(())
 }
 
-/// Whether ours sees packets where a filter of our priority ends the evaluation that was there before it, and one that came
-/// later.
-const OLDER_OF_OUR_PRIORITY: [bool; 2] = [true, true];
-const YOUNGER_OF_OUR_PRIORITY: [bool; 2] = [false, false];
-
 /// Bytes of the outer headers of a copy over IPv4.
 const OUTER: usize = 14 + 20 + 8 + 8;
 
@@ -218,55 +214,58 @@ fn is_copy(record: &Record) -> bool {
         && bytes.get(ip.transport + 8..ip.transport + 16) == Some(&[8, 0, 0, 0, 0, 0, 42, 0])
 }
 
+/// Asserts that what programs at the uplink saw are copies and the uplink's own housekeeping; returns how many copies each
+/// of them saw, but for those of what the hosts say on their own account, also while nobody records.
+#[track_caller]
+fn saw_copies_only(program: &Program, when: &str) -> Result<usize> {
+    let here = std::panic::Location::caller();
+    let mut copies = 0;
+    for record in program.take()? {
+        let frame = record.frame();
+        if frame.is_housekeeping() && frame.source_mac() == Some(HOST_UPLINK.mac) {
+            continue;
+        }
+        assert!(is_copy(&record), "{here}: {when}: this should be a copy: {frame:?}");
+        if !Frame(frame.bytes()[OUTER..].to_vec()).is_housekeeping() {
+            copies += record.gso_segs.max(1) as usize;
+        }
+    }
+    Ok(copies)
+}
+
 #[test]
-fn a_program_at_the_uplink_sees_copies_and_never_a_bare_clone() -> Result<()> {
+fn programs_at_the_uplink_see_copies_and_never_a_bare_clone() -> Result<()> {
     for hook in hooks()? {
         for path in BOTH_PATHS {
-            for verdict in [Verdict::Next, Verdict::Ok] {
+            // All that ask the next one at once; one by one those that let the packet pass, and hide it from the next.
+            let asking: Vec<_> = places()?.into_iter().map(|place| (place, Verdict::Next)).collect();
+            let groups = places()?.into_iter().skip(1).step_by(2).map(|place| vec![(place, Verdict::Ok)]);
+            for group in std::iter::once(asking).chain(groups) {
                 let lab = Lab::new()?;
                 lab.host.tc("qdisc add dev u0 clsact")?;
-                let programs = places()?
-                    .into_iter()
-                    .map(|(name, place, earlier)| Ok((name, place, earlier, Program::recorder(verdict)?)))
-                    .collect::<Result<Vec<_>>>()?;
-                for chosen in 0..programs.len() {
-                    let (name, place, earlier, program) = &programs[chosen];
-                    let when = format!("{name} at u0, answering {verdict:?}, ours by {hook} on the {path}");
-                    let mut attached = None;
-                    if *earlier {
-                        attached = Some(program.attach(&lab, "u0", Way::Egress, *place)?);
+                let mut programs = Vec::new();
+                let mut attached = Vec::new();
+                for earlier in [true, false] {
+                    for ((name, place, _), verdict) in group.iter().filter(|((.., when), _)| *when == earlier) {
+                        let program = Program::recorder(*verdict)?;
+                        attached.push(program.attach(&lab, "u0", Way::Egress, *place)?);
+                        let when = format!("{name} at u0, answering {verdict:?}, ours by {hook} on the {path}");
+                        programs.push((when, program));
                     }
-                    attach(&lab, hook, path)?;
-                    if !earlier {
-                        attached = Some(program.attach(&lab, "u0", Way::Egress, *place)?);
+                    if earlier {
+                        attach(&lab, hook, path)?;
                     }
-                    let recording = lab.record(|| {
-                        for version in BOTH_VERSIONS {
-                            traffic::exchange_tcp(lab.end(GENERATOR, version), lab.end(HOST_SOURCE, version), 30_000)?;
-                        }
-                        BOTH_WAYS.into_iter().try_for_each(|way| send(&lab, way))
-                    })?;
-                    recording.each_frame_has_one_copy(Wanted::vni(42));
-                    // The hosts speak on their own account also while nobody records.
-                    let mut copies = 0;
-                    for record in program.take()? {
-                        // The lab's markers, ARP and neighbour discovery leave there too.
-                        let frame = record.frame();
-                        if frame.is_housekeeping() && frame.source_mac() == Some(HOST_UPLINK.mac) {
-                            continue;
-                        }
-                        assert!(is_copy(&record), "{when}: this should be a copy: {frame:?}");
-                        if !Frame(frame.bytes()[OUTER..].to_vec()).is_housekeeping() {
-                            copies += record.gso_segs.max(1) as usize;
-                        }
+                }
+                let recording = lab.record(|| {
+                    for version in BOTH_VERSIONS {
+                        traffic::exchange_tcp(lab.end(GENERATOR, version), lab.end(HOST_SOURCE, version), 30_000)?;
                     }
-                    let expected = recording.copies.iter().filter(|copy| !copy.inner.is_housekeeping()).count();
-                    assert_eq!(copies, expected, "{when}: it should have seen every copy");
-                    drop(attached);
-                    lab.mirrorctl("detach s0")?.ok();
-                    if matches!(place, Place::Clsact(_)) {
-                        lab.host.tc("filter del dev u0 egress")?;
-                    }
+                    BOTH_WAYS.into_iter().try_for_each(|way| send(&lab, way))
+                })?;
+                recording.each_frame_has_one_copy(Wanted::vni(42));
+                let expected = recording.copies.iter().filter(|copy| !copy.inner.is_housekeeping()).count();
+                for (when, program) in &programs {
+                    assert_eq!(saw_copies_only(program, when)?, expected, "{when}: it should have seen every copy");
                 }
             }
         }

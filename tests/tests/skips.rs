@@ -232,8 +232,8 @@ fn five_vlan_tags_count_as_vlan_too_deep() -> Result<()> {
 fn a_cut_far_inside_of_the_headers_counts_as_cut_failed() -> Result<()> {
     for path in BOTH_PATHS {
         // A kernel cuts no packet in front of its transport header (`__bpf_skb_min_len`).
+        let lab = mirroring(path, IpVersion::V4, "")?;
         for length in [100, 200] {
-            let lab = mirroring(path, IpVersion::V4, &format!("--packet-length {}", 1500))?;
             lab.mirrorctl(&format!("session modify s0-1 --packet-length {length}"))?.ok();
             let frames: Vec<Frame> = (0..SENT).map(|seed| behind_options(1, 120, 50, seed)).collect();
             each_is_lost(&lab, &frames, "cut_failed", &format!("on the {path}, to {length} bytes"))?;
@@ -322,7 +322,7 @@ fn a_path_without_room_for_a_byte_counts_as_mtu_too_small() -> Result<()> {
 #[test]
 fn a_host_without_listener_counts_as_nobody_listens() -> Result<()> {
     for path in BOTH_PATHS {
-        for target in ["127.0.0.1", "::1", "10.1.0.2", "fd00:1::2"] {
+        for target in ["127.0.0.1", "fd00:1::2"] {
             let lab = lab()?;
             lab.mirrorctl(&format!("{ATTACH} --target {target} {}", path.flag()))?.ok();
             each_is_lost(&lab, &probes(100), "nobody_listens", &format!("on the {path}, to {target}"))?;
