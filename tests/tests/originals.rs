@@ -117,7 +117,8 @@ fn observed(lab: &Lab, recorders: &[Program; 2]) -> Result<[Vec<Record>; 2]> {
     for recorder in recorders {
         recorder.take()?;
     }
-    lab.record_at(&[GENERATOR], vxlan::PORT, || BOTH_WAYS.into_iter().try_for_each(|way| send_all_kinds(lab, way)))?;
+    BOTH_WAYS.into_iter().try_for_each(|way| send_all_kinds(lab, way))?;
+    lab.flush()?;
     let mut observed = [Vec::new(), Vec::new()];
     for ((records, recorder), from) in observed.iter_mut().zip(recorders).zip([GENERATOR.mac, HOST_SOURCE.mac]) {
         *records = recorder.take()?;
