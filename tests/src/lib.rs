@@ -4,9 +4,11 @@
 //! says what should have come of it. Needs root, `ip` and `tc`; touches nothing outside its own namespaces and
 //! `/run/mirrorctl-lab`.
 
+pub mod bpf;
 pub mod checksum;
 pub mod corpus;
 pub mod craft;
+pub mod foreign;
 pub mod frame;
 pub mod interrupt;
 pub mod lab;
@@ -31,6 +33,7 @@ pub mod traffic;
 pub mod tun;
 pub mod vxlan;
 pub mod wait;
+pub mod watch;
 
 pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;

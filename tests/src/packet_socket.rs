@@ -123,6 +123,19 @@ impl PacketSocket {
     /// Reads everything that is there, as wire frames, to the end of `to`. Fails if the socket had to drop any.
     pub fn read_all(&mut self, to: &mut Vec<Seen>) -> Result<()> {
         while self.read_packet(to)? {}
+        self.fail_if_any_was_dropped()
+    }
+
+    /// Hands everything that is there to `look`, as wire frames, and keeps none. Fails if the socket had to drop any.
+    pub(crate) fn read_each(&mut self, mut look: impl FnMut(&Seen)) -> Result<()> {
+        let mut of_one_packet = Vec::new();
+        while self.read_packet(&mut of_one_packet)? {
+            of_one_packet.drain(..).for_each(|seen| look(&seen));
+        }
+        self.fail_if_any_was_dropped()
+    }
+
+    fn fail_if_any_was_dropped(&self) -> Result<()> {
         let mut lost = [0_u32; 2];
         let mut length = size_of_val(&lost) as libc::socklen_t;
         // SAFETY: `lost` has the layout and `length` the size of `struct tpacket_stats`.

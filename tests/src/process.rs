@@ -242,6 +242,11 @@ impl Output {
         assert!(self.stdout.is_empty(), "{what} should have printed nothing on standard output; {self}");
     }
 
+    /// The exit status; none when a signal ended it.
+    pub fn status(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Whether it ended with status 0.
     pub fn succeeded(&self) -> bool {
         self.status.success()

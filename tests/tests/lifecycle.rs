@@ -328,6 +328,31 @@ fn attach_works_again_after_a_kill() -> Result<()> {
 }
 
 #[test]
+fn a_change_works_again_after_detach_all_was_killed() -> Result<()> {
+    const MOMENTS: u32 = 12;
+    for hook in hooks()? {
+        let lab = Lab::new()?;
+        let attach_again = format!("attach s0 --hook {hook}");
+        lab.mirrorctl(&format!("attach s0 --target {} --vni 42 --hook {hook}", COLLECTOR.v4))?.ok();
+        // Not of `attach`: it stays when the source is detached.
+        let session = lab.mirrorctl("session show s0-1 --json")?.json();
+        lab.mirrorctl(&format!("tag set {} made-by=me", session["id"].as_str().expect("an id")))?.ok();
+        lab.mirrorctl("detach --all")?.ok();
+        lab.mirrorctl(&attach_again)?.ok();
+        let start = Instant::now();
+        lab.mirrorctl("detach --all")?.ok();
+        let detach_time = start.elapsed();
+        for moment in 0..MOMENTS {
+            lab.mirrorctl(&attach_again)?.ok();
+            kill_after(&lab, "detach --all", detach_time * moment / MOMENTS)?;
+            lab.mirrorctl(&format!("session modify s0-1 --packet-length {}", 100 + moment))?.ok();
+            lab.mirrorctl("detach --all")?.ok();
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_tap_that_somebody_deleted_is_named_and_nothing_more_is_attached() -> Result<()> {
     let lab = Lab::new()?;
     let before = lab.traces()?;

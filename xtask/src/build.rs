@@ -32,14 +32,25 @@ pub fn cargo_here() -> Command {
 
 /// Builds `mirrorctl` and returns where it is.
 pub fn mirrorctl() -> Result<PathBuf> {
+    build_mirrorctl(&[], "debug")
+}
+
+/// As [`mirrorctl`], optimised: for long runs.
+pub fn optimised_mirrorctl() -> Result<PathBuf> {
+    build_mirrorctl(&["--release"], "release")
+}
+
+/// Builds it with more `arguments` for cargo, which puts it into `directory` of the target folder.
+fn build_mirrorctl(arguments: &[&str], directory: &str) -> Result<PathBuf> {
     let status = cargo_here()
         .args(["build", "--package", "mirror-user", "--bin", "mirrorctl"])
+        .args(arguments)
         .status()
         .context("run cargo build")?;
     if !status.success() {
         return Err(Failure::new("build mirrorctl: cargo failed, see above").into());
     }
-    let path = target_dir()?.join("debug/mirrorctl");
+    let path = target_dir()?.join(directory).join("mirrorctl");
     if !path.is_file() {
         return Err(Failure::new(format!("build mirrorctl: it is not at {}", path.display()))
             .hint("a `build.target` or a profile of your own cargo configuration moves it")

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod failure;
 mod fuzz;
+mod leaks;
 mod lint;
 mod mirrorctl;
 mod privilege;
@@ -53,6 +54,8 @@ Environment:
     },
     /// Compare verdicts of the kernel with the oracle's, on random policies and packets
     Verdicts(verdicts::Options),
+    /// Watch the uplink for raw clones while sources come and go, policies change and commands are killed
+    Leaks(leaks::Options),
     /// Feed the parsers what a fuzzer makes up
     Fuzz(fuzz::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
         Cmd::Verdicts(options) => verdicts::run(&options),
+        Cmd::Leaks(options) => leaks::run(&options),
         Cmd::Fuzz(options) => fuzz::run(&options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Bench(what) => bench::run(&what),

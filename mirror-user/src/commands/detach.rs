@@ -62,7 +62,7 @@ fn detach_one(what: &str, instance: &Instance, links: &Links, interface: &Interf
 
 fn detach_all(what: &str, instance: &Instance, links: &Links) -> Result<Vec<InterfaceName>> {
     // State that can't be read is no reason to leave anything behind: everything can be found without it.
-    let state = State::load(instance).ok();
+    let mut state = State::load(instance).ok();
     let mut here = true;
     if let Some(state) = &state
         && let Err(error) = state.require_this_network_namespace(what, instance)
@@ -80,6 +80,11 @@ fn detach_all(what: &str, instance: &Instance, links: &Links) -> Result<Vec<Inte
         state.iter().flat_map(|state| &state.sources).map(|source| source.interface.clone()).collect();
 
     let mut errors = Vec::new();
+    // From here on they are unfinished business, also after a crash: the next change must not take them for attached.
+    if let Some(state) = state.as_mut().filter(|state| here && !state.sources.is_empty()) {
+        state.sources.iter_mut().for_each(|source| source.attached = false);
+        errors.extend(state.save(instance).err());
+    }
     // Source hooks first: nothing must be cloned to a tap that is on its way out.
     errors.extend(Kernel::remove_all_sources(instance).err());
     if here {

@@ -82,7 +82,7 @@ pub(super) fn attach_for_now(
         TcAttachOptions::TcxOrder(LinkOrder::first())
     } else {
         add_clsact(&interface.name).map_err(|error| failed(format_args!("{what}: add clsact qdisc"))(&error))?;
-        // The kernel puts a new filter behind those of its priority.
+        // The kernel puts a new filter in front of those of its priority (`cls_bpf_change` in net/sched/cls_bpf.c).
         TcAttachOptions::Netlink(NlOptions {
             priority: PRIORITY,
             handle: TcHandle::from(instance.trace_filter_handle()),
