@@ -23,6 +23,7 @@ pub mod process;
 pub mod properties;
 pub mod random;
 pub mod recording;
+pub mod replay;
 #[cfg(feature = "product")]
 pub mod rulesets;
 pub mod trace;
