@@ -41,7 +41,7 @@ const QUICK: [&str; 6] = [
     "copies_take_the_gateway_of_the_route",
 ];
 /// Tests that look at the workspace, or need programs of a whole distribution, and nothing that kernels differ in.
-const AT_HOME: [&str; 2] = ["architecture", "capture"];
+const AT_HOME: [&str; 4] = ["architecture", "capture", "foreign_decoder", "replay"];
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::frame::{Frame, SERVICE_VLAN, VLAN};
+use crate::frame::{Frame, SERVICE_VLAN, VLAN, be16};
 use crate::path::Path;
 use crate::vxlan::Copy;
 
@@ -29,6 +29,11 @@ impl Original {
         })
     }
 
+    /// Whether the kernel may drop it on the way, where nobody counts (see [`ends_in_a_tag`]).
+    fn may_vanish(&self) -> bool {
+        ends_in_a_tag(&self.frame)
+    }
+
     fn name(&self) -> String {
         self.number.map_or_else(|| "a frame that is not of the file".into(), |number| format!("frame {number}"))
     }
@@ -41,6 +46,22 @@ pub struct Matched {
     pub copies: BTreeMap<u64, Copy>,
     /// Frames without a copy that may lack one, if they were counted.
     pub uncopied: u64,
+    /// Frames without a copy that may lack one, counted or not.
+    pub vanished: u64,
+}
+
+impl Matched {
+    fn lack(&mut self, originals: &[Original]) {
+        let vanished = originals.iter().filter(|original| original.may_vanish()).count();
+        self.vanished += vanished as u64;
+        self.uncopied += (originals.len() - vanished) as u64;
+    }
+}
+
+/// Whether the kernel, which takes a tag off a frame that it receives before any hook, finds too little behind it, and
+/// drops the frame (net/core/skbuff.c, `skb_vlan_untag`).
+pub(super) fn ends_in_a_tag(frame: &Frame) -> bool {
+    matches!(be16(frame.bytes(), 12), Some(VLAN | SERVICE_VLAN)) && frame.0.len() < 20
 }
 
 /// The first thing that is not as it should be.
@@ -85,7 +106,7 @@ pub fn compare(
         if let Some(original) = originals.get(at + passed_over)
             && is_copy_of(copy, original)
         {
-            matched.uncopied += passed_over as u64;
+            matched.lack(&originals[at..at + passed_over]);
             at += passed_over + 1;
             matched.copies.extend(original.number.map(|number| (number, copy.clone())));
             continue;
@@ -108,7 +129,7 @@ pub fn compare(
     match originals[at..].iter().find(|original| !original.may_lack_a_copy()) {
         Some(original) => Err(missing(path, original)),
         None => {
-            matched.uncopied += (originals.len() - at) as u64;
+            matched.lack(&originals[at..]);
             Ok(matched)
         }
     }

@@ -30,6 +30,7 @@ struct Totals {
     refused: std::collections::BTreeMap<String, u64>,
     dropped: u64,
     uncopied: u64,
+    vanished: u64,
 }
 
 /// Replays a file and tells `out` what came of it. An error is the lab's fault, and says nothing about copies, but for
@@ -100,6 +101,9 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<Ending> {
                 totals.dropped
             )?;
         }
+        if totals.vanished > 0 {
+            writeln!(out, "  dropped by the kernel on the tap, for they end inside a VLAN tag: {}", totals.vanished)?;
+        }
         if totals.uncopied > 0 {
             writeln!(out, "  not copied, and counted as such, for they have too many VLAN tags: {}", totals.uncopied)?;
         }
@@ -128,6 +132,7 @@ fn replay(ways: &mut [(Way, Totals)], batch: &[Numbered]) -> Result<Option<Diffe
             Ok(all) => {
                 totals.copies += all.copies.len() as u64;
                 totals.uncopied += all.uncopied;
+                totals.vanished += all.vanished;
                 matched.push(all);
             }
             Err(difference) => {
