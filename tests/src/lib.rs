@@ -31,6 +31,7 @@ pub mod traffic;
 pub mod tun;
 pub mod vxlan;
 pub mod wait;
+pub mod written;
 
 pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;

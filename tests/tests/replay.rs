@@ -7,57 +7,14 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result};
 use mirror_tests::frame::{ARP, ETHERNET_HEADER, IPV4, IPV6, SERVICE_VLAN, TCP, Tag, UDP, VLAN};
 use mirror_tests::replay::{self, Direction, Ending, Numbered, Options, Way, between_paths};
+use mirror_tests::written::{ETHERNET, Pcap, pcapng};
 use mirror_tests::{
     BOTH_PATHS, BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, HOST_UPLINK, IpVersion, craft,
 };
 
-const ETHERNET: u32 = 1;
 const RAW_IP: u32 = 101;
+const LINUX_COOKED: u32 = 113;
 const WIFI: u32 = 105;
-
-/// A capture, written from draft-ietf-opsawg-pcap, sections 4 and 5; in microseconds, little endian.
-struct Pcap(Vec<u8>);
-
-impl Pcap {
-    fn new(link: u32) -> Self {
-        Self(words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link]))
-    }
-
-    /// A packet that had `missing` bytes more.
-    fn put(&mut self, data: &[u8], missing: u32) {
-        let length = data.len() as u32;
-        self.0.extend(words(&[1, 2, length, length + missing]));
-        self.0.extend_from_slice(data);
-    }
-
-    fn of(frames: &[Frame]) -> Self {
-        let mut pcap = Self::new(ETHERNET);
-        frames.iter().for_each(|frame| pcap.put(frame.bytes(), 0));
-        pcap
-    }
-}
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-/// A block of draft-ietf-opsawg-pcapng, section 3.1.
-fn block(kind: u32, body: &[u8]) -> Vec<u8> {
-    let padding = vec![0; body.len().next_multiple_of(4) - body.len()];
-    let length = words(&[12 + (body.len() + padding.len()) as u32]);
-    [words(&[kind]), length.clone(), body.to_vec(), padding, length].concat()
-}
-
-/// A section with one interface for each link type, and packets of them.
-fn pcapng(links: &[u32], packets: &[(u32, &[u8])]) -> Vec<u8> {
-    let mut file = block(0x0a0d_0d0a, &words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]));
-    links.iter().for_each(|link| file.extend(block(1, &words(&[*link, 0]))));
-    for (interface, data) in packets {
-        let length = data.len() as u32;
-        file.extend(block(6, &[words(&[*interface, 0, 0, length, length]), data.to_vec()].concat()));
-    }
-    file
-}
 
 /// A file that is gone when dropped.
 struct Scratch(PathBuf);
@@ -217,7 +174,7 @@ fn a_pcapng_of_several_link_types_passes() -> Result<()> {
     let mut packets: Vec<(u32, &[u8])> = frames[..10].iter().map(|frame| (0, frame.bytes())).collect();
     packets.extend(raw.iter().map(|frame| (1, &frame.bytes()[ETHERNET_HEADER..])));
     packets.extend([(2, &cooked[..]), (3, &[8; 30][..]), (2, &[1; 15][..])]);
-    let file = Scratch::new("several.pcapng", &pcapng(&[ETHERNET, RAW_IP, 113, WIFI], &packets))?;
+    let file = Scratch::new("several.pcapng", &pcapng(&[ETHERNET, RAW_IP, LINUX_COOKED, WIFI], &packets))?;
     let said = passes(&Options::of_file(&file.0))?;
     says(
         &said,
