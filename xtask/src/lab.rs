@@ -1,18 +1,18 @@
 //! `cargo xtask lab`: things to do in the throwaway lab.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use mirror_tests::replay;
 
 use crate::{
     build,
-    failure::Failure,
+    failure::{self, Failure},
     mirrorctl, privilege, run,
     setup::{self, Stage},
 };
@@ -54,9 +54,12 @@ pub fn show(mirrorctl: &Path) -> Result<ExitCode> {
 /// which can be built only once the set-up is done.
 fn replay(options: &replay::Options) -> Result<ExitCode> {
     // Said before anything is built.
-    if let Err(err) = std::fs::File::open(&options.file) {
+    if let Err(err) = std::fs::metadata(&options.file)
+        && err.kind() == io::ErrorKind::NotFound
+    {
         let what = format!("replay {}: {err}", options.file.display());
-        return Err(Failure::new(what).hint("name a pcap or pcapng file").into());
+        failure::report(&Failure::new(what).hint("name a pcap or pcapng file").into());
+        return Ok(ExitCode::from(2));
     }
     setup::ensure(Stage::Lab)?;
     privilege::command("run the lab", "true")?;
@@ -65,5 +68,5 @@ fn replay(options: &replay::Options) -> Result<ExitCode> {
     let mut command = privilege::command("run the lab", program)?;
     // The words behind `lab replay`: both programs know the same options. sudo passes the environment on (-E).
     let words = env::args_os().skip_while(|word| word != "replay").skip(1);
-    mirrorctl::replace_by(command.args(words).env("MIRRORCTL", mirrorctl)).context("run the lab")
+    mirrorctl::replace_by(command.args(words).env("MIRRORCTL", mirrorctl))
 }
