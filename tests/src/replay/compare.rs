@@ -292,7 +292,7 @@ mod tests {
         assert_eq!((difference.number, difference.is_loss), (Some(2), false));
         let byte = originals[1].frame.0[77];
         for words in
-            ["frame 2, tap: byte 77 of the copy", &format!("{:#04x}", byte), &format!("{:#04x}", !byte), " 0030 "]
+            ["frame 2, tap: byte 77 of the copy", &format!("{byte:#04x}"), &format!("{:#04x}", !byte), " 0030 "]
         {
             assert!(difference.story.contains(words), "{words:?} in {difference}");
         }
