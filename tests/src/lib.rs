@@ -26,6 +26,7 @@ pub mod process;
 pub mod properties;
 pub mod random;
 pub mod recording;
+pub mod replay;
 #[cfg(feature = "product")]
 pub mod rulesets;
 pub mod trace;
@@ -34,6 +35,7 @@ pub mod tun;
 pub mod vxlan;
 pub mod wait;
 pub mod watch;
+pub mod written;
 
 pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;

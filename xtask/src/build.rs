@@ -32,27 +32,32 @@ pub fn cargo_here() -> Command {
 
 /// Builds `mirrorctl` and returns where it is.
 pub fn mirrorctl() -> Result<PathBuf> {
-    build_mirrorctl(&[], "debug")
+    build_program("mirror-user", "mirrorctl", &[], "debug")
 }
 
 /// As [`mirrorctl`], optimised: for long runs.
 pub fn optimised_mirrorctl() -> Result<PathBuf> {
-    build_mirrorctl(&["--release"], "release")
+    build_program("mirror-user", "mirrorctl", &["--release"], "release")
 }
 
-/// Builds it with more `arguments` for cargo, which puts it into `directory` of the target folder.
-fn build_mirrorctl(arguments: &[&str], directory: &str) -> Result<PathBuf> {
+/// Builds the program `name` of a package and returns where it is.
+pub fn program(package: &str, name: &str) -> Result<PathBuf> {
+    build_program(package, name, &[], "debug")
+}
+
+/// Builds a program with more `arguments` for cargo, which puts it into `directory` of the target folder.
+fn build_program(package: &str, name: &str, arguments: &[&str], directory: &str) -> Result<PathBuf> {
     let status = cargo_here()
-        .args(["build", "--package", "mirror-user", "--bin", "mirrorctl"])
+        .args(["build", "--package", package, "--bin", name])
         .args(arguments)
         .status()
         .context("run cargo build")?;
     if !status.success() {
-        return Err(Failure::new("build mirrorctl: cargo failed, see above").into());
+        return Err(Failure::new(format!("build {name}: cargo failed, see above")).into());
     }
-    let path = target_dir()?.join(directory).join("mirrorctl");
+    let path = target_dir()?.join(directory).join(name);
     if !path.is_file() {
-        return Err(Failure::new(format!("build mirrorctl: it is not at {}", path.display()))
+        return Err(Failure::new(format!("build {name}: it is not at {}", path.display()))
             .hint("a `build.target` or a profile of your own cargo configuration moves it")
             .into());
     }

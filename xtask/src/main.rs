@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod failure;
 mod fuzz;
+mod lab;
 mod leaks;
 mod lint;
 mod mirrorctl;
@@ -15,7 +16,7 @@ mod test;
 mod verdicts;
 mod vm;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -65,12 +66,9 @@ Environment:
     Bench(bench::Bench),
     /// Check the formatting and run clippy, warnings being errors
     Lint,
-    /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
-    #[command(hide = true)]
-    Lab {
-        /// The program to run
-        mirrorctl: PathBuf,
-    },
+    /// Things to do in the throwaway lab
+    #[command(subcommand)]
+    Lab(lab::Lab),
 }
 
 fn main() -> ExitCode {
@@ -84,7 +82,7 @@ fn main() -> ExitCode {
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Bench(what) => bench::run(&what),
         Cmd::Lint => lint::run(),
-        Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
+        Cmd::Lab(what) => lab::run(&what),
     };
     result.unwrap_or_else(|err| {
         failure::report(&err);
