@@ -4,6 +4,7 @@
 //! says what should have come of it. Needs root, `ip` and `tc`; touches nothing outside its own namespaces and
 //! `/run/mirrorctl-lab`.
 
+pub mod bulk;
 pub mod checksum;
 pub mod craft;
 pub mod frame;

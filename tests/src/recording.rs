@@ -104,7 +104,7 @@ fn is_of_the_uplink(frame: &Frame) -> bool {
 }
 
 /// A socket that takes the copies and never reads them, so that the collector doesn't answer with "port unreachable".
-fn silent_receiver(port: u16) -> Result<UdpSocket> {
+pub(crate) fn silent_receiver(port: u16) -> Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).context("open a UDP socket")?;
     socket.set_only_v6(false).context("accept both families")?;
     // A program that another thread is just starting holds a duplicate of the last one, until it is executed.

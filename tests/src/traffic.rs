@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checksum;
 use crate::craft::content;
@@ -28,6 +28,24 @@ pub struct End<'a> {
 
 /// Sends `bytes` bytes each way over one TCP connection, both ways at once, and verifies what arrives.
 pub fn exchange_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()> {
+    let (calling, called) = connect_tcp(client, server)?;
+    let (there, back) = (content(1, bytes), content(2, bytes));
+    thread::scope(|scope| {
+        let ends = [(&calling, &there, &back), (&called, &back, &there)];
+        let workers = ends.map(|(stream, sends, expects)| {
+            let writer = scope.spawn(move || send_stream(stream, sends));
+            let reader = scope.spawn(move || expect_stream(stream, expects));
+            [writer, reader]
+        });
+        workers.into_iter().flatten().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+/// Both ends of a new TCP connection, with a bounded window.
+pub(crate) fn connect_tcp(client: End<'_>, server: End<'_>) -> Result<(TcpStream, TcpStream)> {
     let listener = server.namespace.enter(|| {
         let domain = Domain::for_address(SocketAddr::new(server.address, 0));
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).context("open a TCP socket")?;
@@ -46,19 +64,11 @@ pub fn exchange_tcp(client: End<'_>, server: End<'_>, bytes: usize) -> Result<()
         Ok(TcpStream::from(socket))
     })?;
     let (called, _) = listener.accept().context("accept a TCP connection")?;
-    let (there, back) = (content(1, bytes), content(2, bytes));
-    thread::scope(|scope| {
-        let ends = [(&calling, &there, &back), (&called, &back, &there)];
-        let workers = ends.map(|(stream, sends, expects)| {
-            let writer = scope.spawn(move || send_stream(stream, sends));
-            let reader = scope.spawn(move || expect_stream(stream, expects));
-            [writer, reader]
-        });
-        workers.into_iter().flatten().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })
+    for stream in [&calling, &called] {
+        stream.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
+        stream.set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
+    }
+    Ok((calling, called))
 }
 
 fn bound_window(socket: &Socket) -> Result<()> {
@@ -70,13 +80,11 @@ fn bound_window(socket: &Socket) -> Result<()> {
 }
 
 fn send_stream(mut stream: &TcpStream, bytes: &[u8]) -> Result<()> {
-    SockRef::from(stream).set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
     stream.write_all(bytes).context("send over TCP")?;
     stream.shutdown(Shutdown::Write).context("end a TCP stream")
 }
 
 fn expect_stream(mut stream: &TcpStream, expected: &[u8]) -> Result<()> {
-    SockRef::from(stream).set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
     let mut received = Vec::with_capacity(expected.len());
     stream.read_to_end(&mut received).context("receive over TCP")?;
     ensure!(received == expected, "a TCP stream arrived changed: {} bytes of {}", received.len(), expected.len());
