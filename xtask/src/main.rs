@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod bulk;
 mod failure;
 mod fuzz;
 mod lint;
@@ -53,6 +54,8 @@ Environment:
     },
     /// Compare verdicts of the kernel with the oracle's, on random policies and packets
     Verdicts(verdicts::Options),
+    /// Send a gigabyte of TCP past the source, in each of many cases, and check every copy
+    Bulk(bulk::Options),
     /// Feed the parsers what a fuzzer makes up
     Fuzz(fuzz::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Cmd::Run { args } => mirrorctl::run(&args),
         Cmd::Test { args } => test::run(&args),
         Cmd::Verdicts(options) => verdicts::run(&options),
+        Cmd::Bulk(options) => bulk::run(&options),
         Cmd::Fuzz(options) => fuzz::run(&options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Bench(what) => bench::run(&what),
