@@ -26,7 +26,7 @@ use crate::frame::{ETHERNET_HEADER, Frame, Ip, TCP, be32};
 use crate::lab::{COLLECTOR, GENERATOR, HOST_SOURCE, HOST_UPLINK, Lab, Station};
 use crate::packet_socket::{Listen, PacketSocket, Seen};
 use crate::path::Path;
-use crate::recording::silent_receiver;
+use crate::recording::{check_outer, silent_receiver};
 use crate::traffic::connect_tcp;
 use crate::vxlan::{self, Copy};
 use crate::wait::{PATIENCE, wait_until};
@@ -109,7 +109,7 @@ pub struct Report {
     pub stats: Counted,
     cut: u64,
     kept_bytes: u64,
-    lost_by_links: u64,
+    lost_by_link: u64,
     source_ports: usize,
     examples: Vec<String>,
 }
@@ -202,7 +202,7 @@ impl Report {
     #[track_caller]
     pub fn is_flawless(&self) {
         let Self { stats, .. } = self;
-        assert_eq!(self.lost_by_links, 0, "the lab's own links lost packets, which is not the product's fault: {self}");
+        assert_eq!(self.lost_by_link, 0, "the lab's own link lost copies, which is not the product's fault: {self}");
         assert!(
             self.lost == 0 && self.surplus == 0 && self.copies == self.wire_frames,
             "each frame should have one copy: {self}"
@@ -238,7 +238,7 @@ impl fmt::Display for Report {
              {} frames in {} packets, {} copies, {} lost, {} surplus",
             self.wire_frames, self.kernel_packets, self.copies, self.lost, self.surplus,
         )?;
-        write!(f, "stats: {:?}; the lab's links lost {}", self.stats, self.lost_by_links)?;
+        write!(f, "stats: {:?}; the link of the uplink lost {}", self.stats, self.lost_by_link)?;
         if self.lost > 0 {
             // Where they are: accepted is before the tap, packets behind it.
             let Counted { accepted, packets, skipped, .. } = &self.stats;
@@ -266,7 +266,7 @@ pub fn transfer(lab: &Lab, transfer: Transfer) -> Result<Report> {
     lab.mirrorctl(&format!("attach s0 --target {} --vni {VNI} --filter {FILTER} {cut} {}", COLLECTOR.v4, path.flag()))?
         .ok();
     let before = Counted::read(&lab.stats()?)?;
-    let links_before = lab.lost_by_links()?;
+    let lost_before = lab.lost_by_link(HOST_UPLINK)?;
     let _sink = lab.collector.enter(|| silent_receiver(vxlan::PORT))?;
     let mut checker = Checker::open(lab, transfer)?;
     let (calling, called) = connect_tcp(lab.end(GENERATOR, version), lab.end(HOST_SOURCE, version))?;
@@ -292,9 +292,9 @@ pub fn transfer(lab: &Lab, transfer: Transfer) -> Result<Report> {
         Ok(before == checker.books.wire_frames)
     })?;
     let stats = Counted::read(&lab.stats()?)?.since(&before);
-    let lost_by_links = lab.lost_by_links()? - links_before;
+    let lost_by_link = lab.lost_by_link(HOST_UPLINK)? - lost_before;
     lab.mirrorctl("detach s0")?.ok();
-    Ok(checker.books.report(stats, lost_by_links, elapsed))
+    Ok(checker.books.report(stats, lost_by_link, elapsed))
 }
 
 /// What senders and the checker tell each other.
@@ -618,6 +618,7 @@ impl Books {
 
     fn arrived(&mut self, copy: &Copy, part_of: usize) {
         self.copies += 1;
+        check_outer(copy);
         self.source_ports.insert(copy.source_port);
         let inner = &copy.inner;
         let Some(layers) = inner.layers() else { return self.is_surplus(inner) };
@@ -687,7 +688,7 @@ impl Books {
         }
     }
 
-    fn report(mut self, stats: Counted, lost_by_links: u64, elapsed: Duration) -> Report {
+    fn report(mut self, stats: Counted, lost_by_link: u64, elapsed: Duration) -> Report {
         let mut lost = 0;
         let mut missing = [0; 2];
         for (number, stream) in self.streams.iter().enumerate() {
@@ -715,7 +716,7 @@ impl Books {
             stats,
             cut: self.cut,
             kept_bytes: self.kept_bytes,
-            lost_by_links,
+            lost_by_link,
             source_ports: self.source_ports.len(),
             examples: self.examples,
         }

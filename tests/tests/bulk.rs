@@ -1,8 +1,8 @@
 //! TCP in bulk, both ways at once, with segmentation offload on at the source: each frame has its copy, each copy is a
 //! wire packet with right checksums, and the copies have both streams without a gap.
 //!
-//! `cargo xtask bulk` runs it with a gigabyte: `MIRROR_BULK` holds the bytes each way, the packet length and the path,
-//! with commas between them; where one is empty, it is as in the test run.
+//! `cargo xtask bulk` runs it with a gigabyte: `MIRROR_BULK` holds the bytes each way, the packet length, the path and
+//! where copies are looked at, with commas between them; where one is empty, it is as in the test run.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use mirror_tests::bulk::{self, Report, TABLE_HEAD, Transfer};
 use mirror_tests::{BOTH_PATHS, GENERATOR, HOST_SOURCE, IpVersion, Lab, Path, Turn, offload};
 
 /// Bytes each way in the test run: of the cases with every packet length, and of the others.
-const BYTES: u64 = 20_000_000;
+const BYTES: u64 = 10_000_000;
 const FEWER_BYTES: u64 = 5_000_000;
 /// Uncut; inside the TCP header; behind all headers; a jumbo frame's first part, or an ordinary frame but for 14 bytes.
 const PACKET_LENGTHS: [Option<usize>; 4] = [None, Some(64), Some(100), Some(1500)];
@@ -29,20 +29,28 @@ struct Asked {
     bytes: Option<u64>,
     packet_length: Option<usize>,
     path: Option<Path>,
+    at_uplink: bool,
 }
 
 impl Asked {
     fn from_environment() -> Result<Self> {
         let Ok(text) = std::env::var("MIRROR_BULK") else { return Ok(Self::default()) };
         let fields: Vec<&str> = text.split(',').collect();
-        let [bytes, packet_length, path] = fields[..] else { bail!("MIRROR_BULK is {text:?}, not BYTES,LENGTH,PATH") };
+        let [bytes, packet_length, path, place] = fields[..] else {
+            bail!("MIRROR_BULK is {text:?}, not BYTES,LENGTH,PATH,PLACE")
+        };
         let path = match path {
             "" => None,
             "tap" => Some(Path::Tap),
             "fast" => Some(Path::Fast),
             other => bail!("MIRROR_BULK names the path {other:?}, not tap or fast"),
         };
-        Ok(Self { bytes: number(bytes)?, packet_length: number(packet_length)?, path })
+        let at_uplink = match place {
+            "" => false,
+            "uplink" => true,
+            other => bail!("MIRROR_BULK names the place {other:?}, not uplink"),
+        };
+        Ok(Self { bytes: number(bytes)?, packet_length: number(packet_length)?, path, at_uplink })
     }
 }
 
@@ -102,7 +110,7 @@ fn bulk_is_copied(lab: &Lab, source_mtu: u32, uplink_mtu: u32, cases: &[Case]) -
                     version: case.version,
                     source_mtu: source_mtu as usize,
                     one_cpu: case.one_cpu,
-                    at_uplink: false,
+                    at_uplink: asked.at_uplink,
                 },
             )?;
             println!("{}", report.line(uplink_mtu));

@@ -22,6 +22,10 @@ pub struct Options {
     /// Which path copies may take
     #[arg(long, value_name = "PATH", default_value = "both", value_parser = ["tap", "fast", "both"])]
     path: String,
+    /// Look at copies where they leave the uplink, not at the other end of that link: it has a queue for each CPU, in
+    /// which copies can overtake each other as well
+    #[arg(long)]
+    at_uplink: bool,
     /// Only tests whose name has this in it, such as `jumbo`
     filter: Option<String>,
 }
@@ -45,7 +49,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     cargo.args(&options.filter).env("MIRRORCTL", &mirrorctl);
     let packet_length = options.packet_length.map(|length| length.to_string()).unwrap_or_default();
     let path = if options.path == "both" { "" } else { &options.path };
-    cargo.env("MIRROR_BULK", format!("{},{packet_length},{path}", options.bytes));
+    let place = if options.at_uplink { "uplink" } else { "" };
+    cargo.env("MIRROR_BULK", format!("{},{packet_length},{path},{place}", options.bytes));
     let status = cargo.status().context("run cargo test")?;
     Ok(build::exit_code(status))
 }
