@@ -434,14 +434,15 @@ impl Lab {
 
     /// Packets that the lab's own links lost so far: their queues were full, or their MTU too small.
     pub(crate) fn lost_by_links(&self) -> Result<u64> {
-        let mut lost = 0;
-        for station in STATIONS {
-            let text = self.namespace_of(station).ip(&format!("-json -stats link show dev {}", station.interface))?;
-            let links: Value = serde_json::from_str(&text).context("read what `ip -json` printed")?;
-            let dropped = &links[0]["stats64"]["tx"]["dropped"];
-            lost += dropped.as_u64().with_context(|| format!("no count of dropped packets in {text}"))?;
-        }
-        Ok(lost)
+        STATIONS.into_iter().map(|station| self.lost_by_link(station)).sum()
+    }
+
+    /// Packets that the link from `station` lost so far.
+    pub(crate) fn lost_by_link(&self, station: Station) -> Result<u64> {
+        let text = self.namespace_of(station).ip(&format!("-json -stats link show dev {}", station.interface))?;
+        let links: Value = serde_json::from_str(&text).context("read what `ip -json` printed")?;
+        let dropped = &links[0]["stats64"]["tx"]["dropped"];
+        dropped.as_u64().with_context(|| format!("no count of dropped packets in {text}"))
     }
 }
 

@@ -5,6 +5,7 @@
 //! `/run/mirrorctl-lab`.
 
 pub mod bpf;
+pub mod bulk;
 pub mod checksum;
 pub mod corpus;
 pub mod craft;

@@ -127,9 +127,26 @@ fn segment(bytes: &[u8], size: usize) -> Result<Vec<Vec<u8>>> {
     Ok(frames)
 }
 
-/// The switches of `ethtool -K DEV tx off sg off tso off gso off gro off`, by their ioctl numbers
-/// (`linux/ethtool.h`).
-const SWITCHES: [(&str, u32); 5] = [("gro", 0x2c), ("gso", 0x24), ("tso", 0x1f), ("sg", 0x19), ("tx checksum", 0x17)];
+/// A switch of `ethtool -K`, by its ioctl number (`linux/ethtool.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    name: &'static str,
+    command: u32,
+}
+
+/// `gro`: received segments are put together. On a veth it also turns NAPI on.
+pub const GRO: Switch = Switch { name: "gro", command: 0x2c };
+/// `tso`: the device takes TCP super-packets. Off, the kernel cuts them in front of it.
+pub const TSO: Switch = Switch { name: "tso", command: 0x1f };
+
+/// Those of `ethtool -K DEV tx off sg off tso off gso off gro off`.
+const SWITCHES: [Switch; 5] = [
+    GRO,
+    Switch { name: "gso", command: 0x24 },
+    TSO,
+    Switch { name: "sg", command: 0x19 },
+    Switch { name: "tx checksum", command: 0x17 },
+];
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -140,30 +157,29 @@ struct Value {
 
 /// Switches every offload of `interface` off, in the network namespace of the calling thread.
 pub fn switch_off(interface: &str) -> Result<()> {
-    switch(interface, &SWITCHES, false)
+    SWITCHES.into_iter().try_for_each(|which| switch(interface, which, false))
 }
 
 /// Has `interface` put received frames together to super-packets (`ethtool -K DEV gro on`), in the network namespace of
 /// the calling thread.
 pub fn switch_gro_on(interface: &str) -> Result<()> {
-    switch(interface, &SWITCHES[..1], true)
+    switch(interface, GRO, true)
 }
 
-fn switch(interface: &str, switches: &[(&str, u32)], on: bool) -> Result<()> {
+/// Turns one switch of `interface`, in the network namespace of the calling thread.
+pub fn switch(interface: &str, Switch { name, command }: Switch, on: bool) -> Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("open a socket for ethtool")?;
-    for &(name, command) in switches {
-        let mut value = Value { command, data: u32::from(on) };
-        // SAFETY: an `ifreq` is plain old data; zeroes are a value of it.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(libc::IFNAMSIZ - 1)) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the request is whole, and its data is a `struct ethtool_value`, as the five commands want.
-        let code = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-        Errno::result(code)
-            .with_context(|| format!("switch {name} of {interface} {}", if on { "on" } else { "off" }))?;
+    let mut value = Value { command, data: u32::from(on) };
+    // SAFETY: an `ifreq` is plain old data; zeroes are a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
     }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the request is whole, and its data is a `struct ethtool_value`, as the five commands want.
+    let code = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    let word = if on { "on" } else { "off" };
+    Errno::result(code).with_context(|| format!("switch {name} of {interface} {word}"))?;
     Ok(())
 }
 

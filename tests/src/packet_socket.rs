@@ -123,7 +123,7 @@ impl PacketSocket {
     /// Reads everything that is there, as wire frames, to the end of `to`. Fails if the socket had to drop any.
     pub fn read_all(&mut self, to: &mut Vec<Seen>) -> Result<()> {
         while self.read_packet(to)? {}
-        self.fail_if_any_was_dropped()
+        self.dropped_nothing()
     }
 
     /// Hands everything that is there to `look`, as wire frames, and keeps none. Fails if the socket had to drop any.
@@ -132,10 +132,11 @@ impl PacketSocket {
         while self.read_packet(&mut of_one_packet)? {
             of_one_packet.drain(..).for_each(|seen| look(&seen));
         }
-        self.fail_if_any_was_dropped()
+        self.dropped_nothing()
     }
 
-    fn fail_if_any_was_dropped(&self) -> Result<()> {
+    /// Fails if the socket had to drop any packet since this was asked last.
+    pub(crate) fn dropped_nothing(&self) -> Result<()> {
         let mut lost = [0_u32; 2];
         let mut length = size_of_val(&lost) as libc::socklen_t;
         // SAFETY: `lost` has the layout and `length` the size of `struct tpacket_stats`.
@@ -155,7 +156,8 @@ impl PacketSocket {
         }
     }
 
-    fn read_packet(&mut self, to: &mut Vec<Seen>) -> Result<bool> {
+    /// Reads one packet, as the wire frames that it stands for, to the end of `to`; false when there is none.
+    pub(crate) fn read_packet(&mut self, to: &mut Vec<Seen>) -> Result<bool> {
         // Aligned for `cmsghdr`; more than CMSG_SPACE of the one message there can be.
         let mut control = [0_u64; 8];
         let mut part = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };

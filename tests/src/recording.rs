@@ -395,7 +395,7 @@ impl Recording {
 
 /// The outer headers that depend on the lab: from the uplink to the collector.
 #[track_caller]
-fn check_outer(copy: &Copy) {
+pub(crate) fn check_outer(copy: &Copy) {
     let version = if copy.destination.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
     assert_eq!(copy.source, HOST_UPLINK.address(version), "a copy has the wrong outer source address");
     assert_eq!(copy.source_mac, HOST_UPLINK.mac, "a copy has the wrong outer source MAC address");

@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checksum;
 use crate::craft::content;
@@ -53,7 +53,8 @@ fn tcp(client: End<'_>, server: End<'_>, bytes_there: usize, bytes_back: usize) 
     })
 }
 
-fn connect_tcp(client: End<'_>, server: End<'_>) -> Result<(TcpStream, TcpStream)> {
+/// Both ends of a new TCP connection, with a bounded window.
+pub(crate) fn connect_tcp(client: End<'_>, server: End<'_>) -> Result<(TcpStream, TcpStream)> {
     let listener = server.namespace.enter(|| {
         let domain = Domain::for_address(SocketAddr::new(server.address, 0));
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).context("open a TCP socket")?;
@@ -72,6 +73,10 @@ fn connect_tcp(client: End<'_>, server: End<'_>) -> Result<(TcpStream, TcpStream
         Ok(TcpStream::from(socket))
     })?;
     let (called, _) = listener.accept().context("accept a TCP connection")?;
+    for stream in [&calling, &called] {
+        stream.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
+        stream.set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
+    }
     Ok((calling, called))
 }
 
@@ -84,13 +89,11 @@ fn bound_window(socket: &Socket) -> Result<()> {
 }
 
 fn send_stream(mut stream: &TcpStream, bytes: &[u8]) -> Result<()> {
-    SockRef::from(stream).set_write_timeout(Some(PATIENCE)).context("set a timeout")?;
     stream.write_all(bytes).context("send over TCP")?;
     stream.shutdown(Shutdown::Write).context("end a TCP stream")
 }
 
 fn expect_stream(mut stream: &TcpStream, expected: &[u8]) -> Result<()> {
-    SockRef::from(stream).set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
     let mut received = Vec::with_capacity(expected.len());
     stream.read_to_end(&mut received).context("receive over TCP")?;
     ensure!(received == expected, "a TCP stream arrived changed: {} bytes of {}", received.len(), expected.len());

@@ -1,13 +1,12 @@
 //! The fast path: which copies take it, that nothing else about them is different, and that it follows what changes.
 
 use std::fs;
-use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mirror_common::LAYOUT_VERSION;
-use mirror_tests::frame::{Mac, TCP};
+use mirror_tests::frame::Mac;
 use mirror_tests::lab::Station;
 use mirror_tests::packet_socket::{Listen, PacketSocket};
 use mirror_tests::vxlan::PORT;

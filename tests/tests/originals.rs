@@ -1,9 +1,9 @@
 //! The original packet is never changed, held up or lost, whatever happens to its copy.
 
 use anyhow::Result;
-use mirror_tests::offload;
 use mirror_tests::foreign::{BOTH_WAYS, Place, Program, Record, Stamp, Verdict, Way};
 use mirror_tests::frame::{ICMP, ICMPV6, TCP, Tag, VLAN};
+use mirror_tests::offload;
 use mirror_tests::{BOTH_PATHS, BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, Lab, Turn, hooks, vxlan};
 use mirror_tests::{craft, traffic};
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod bulk;
 mod failure;
 mod fuzz;
 mod lab;
@@ -57,6 +58,8 @@ Environment:
     Verdicts(verdicts::Options),
     /// Watch the uplink for raw clones while sources come and go, policies change and commands are killed
     Leaks(leaks::Options),
+    /// Send a gigabyte of TCP past the source, in each of many cases, and check every copy
+    Bulk(bulk::Options),
     /// Feed the parsers what a fuzzer makes up
     Fuzz(fuzz::Options),
     /// Run the tests that need a kernel on the oldest supported one, in an emulated machine
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Cmd::Test { args } => test::run(&args),
         Cmd::Verdicts(options) => verdicts::run(&options),
         Cmd::Leaks(options) => leaks::run(&options),
+        Cmd::Bulk(options) => bulk::run(&options),
         Cmd::Fuzz(options) => fuzz::run(&options),
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Bench(what) => bench::run(&what),

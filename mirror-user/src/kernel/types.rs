@@ -119,13 +119,13 @@ mod tests {
             strings.push(0);
             at
         };
-        let mut word = |value: u32| types.extend_from_slice(&value.to_ne_bytes());
+        let mut words = |words: &[u32]| types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         // An integer and an enumeration, to step over.
-        [string("int"), 1 << 24, 4, 32, string("choice"), 6 << 24 | 1, 4, string("one"), 1].map(&mut word);
+        words(&[string("int"), 1 << 24, 4, 32, string("choice"), 6 << 24 | 1, 4, string("one"), 1]);
         for (name, members) in structs {
-            [string(name), KIND_STRUCT << 24 | members.len() as u32, 64].map(&mut word);
+            words(&[string(name), KIND_STRUCT << 24 | members.len() as u32, 64]);
             for (name, bits) in *members {
-                [string(name), 1, *bits].map(&mut word);
+                words(&[string(name), 1, *bits]);
             }
         }
         let mut btf = MAGIC.to_ne_bytes().to_vec();
