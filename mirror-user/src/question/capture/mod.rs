@@ -23,6 +23,10 @@ pub struct Packet {
     pub number: u64,
     /// What was captured of it, behind an Ethernet header: its own or, for other link types, one with zero addresses.
     pub frame: Vec<u8>,
+    /// What it had in front in the file.
+    pub link: LinkType,
+    /// Bytes at its end that were not captured, as the file says.
+    pub missing: u32,
 }
 
 /// Why a capture can't be read, or a packet of it can't be used.
@@ -225,9 +229,11 @@ impl<R: Read> Reader<R> {
         CaptureError::Malformed { after: self.count, why }
     }
 
-    fn packet(&mut self, link: LinkType, data: Vec<u8>) -> Result<Packet, CaptureError> {
+    /// The next packet, which had `original` bytes before it was captured.
+    fn packet(&mut self, link: LinkType, original: u32, data: Vec<u8>) -> Result<Packet, CaptureError> {
         self.count += 1;
-        Ok(Packet { number: self.count, frame: link.frame(self.count, data)? })
+        let missing = original.saturating_sub(data.len() as u32);
+        Ok(Packet { number: self.count, frame: link.frame(self.count, data)?, link, missing })
     }
 
     fn packet_length(&self, length: u32) -> Result<u32, CaptureError> {
@@ -268,13 +274,14 @@ impl<R: Read> Reader<R> {
         if self.input.is_at_end().map_err(|missing| self.cut(missing))? {
             return Ok(None);
         }
-        // Behind the time; the original length comes after.
+        // Behind the time.
         self.input.skip(8).map_err(|missing| self.cut_packet(missing))?;
         let length = self.input.u32().map_err(|missing| self.cut_packet(missing))?;
-        self.input.skip(header as u32 - 12).map_err(|missing| self.cut_packet(missing))?;
+        let original = self.input.u32().map_err(|missing| self.cut_packet(missing))?;
+        self.input.skip(header as u32 - 16).map_err(|missing| self.cut_packet(missing))?;
         let length = self.packet_length(length)?;
         let data = self.input.take(length).map_err(|missing| self.cut_packet(missing))?;
-        self.packet(link, data).map(Some)
+        self.packet(link, original, data).map(Some)
     }
 }
 
@@ -405,9 +412,8 @@ impl<R: Read> Reader<R> {
         // The time.
         self.input.skip(8).map_err(|missing| self.cut_packet(missing))?;
         let captured = self.input.u32().map_err(|missing| self.cut_packet(missing))?;
-        // The original length.
-        self.input.skip(4).map_err(|missing| self.cut_packet(missing))?;
-        self.packet_of_block(interface, captured, body - BODY, length)
+        let original = self.input.u32().map_err(|missing| self.cut_packet(missing))?;
+        self.packet_of_block(interface, (captured, original), body - BODY, length)
     }
 
     /// Section 4.4: of the first interface, and without the number of bytes captured.
@@ -418,14 +424,14 @@ impl<R: Read> Reader<R> {
         let interface = self.interface_at(0)?;
         let original = self.input.u32().map_err(|missing| self.cut_packet(missing))?;
         let captured = if interface.snap_length == 0 { original } else { original.min(interface.snap_length) };
-        self.packet_of_block(interface, captured, body - BODY, length)
+        self.packet_of_block(interface, (captured, original), body - BODY, length)
     }
 
-    /// The packet at the beginning of the last `rest` bytes of the body of a block.
+    /// The packet at the beginning of the last `rest` bytes of the body of a block, by its captured and original length.
     fn packet_of_block(
         &mut self,
         interface: Interface,
-        captured: u32,
+        (captured, original): (u32, u32),
         rest: u32,
         length: u32,
     ) -> Result<Packet, CaptureError> {
@@ -439,7 +445,7 @@ impl<R: Read> Reader<R> {
         if end != length {
             return Err(self.malformed("the two lengths of a block differ"));
         }
-        self.packet(interface.link, data)
+        self.packet(interface.link, original, data)
     }
 }
 

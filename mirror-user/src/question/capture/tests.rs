@@ -74,6 +74,15 @@ fn a_pcap_of_either_byte_order_and_resolution_is_read() {
 }
 
 #[test]
+fn a_packet_tells_what_of_it_is_missing() {
+    let pcap = [pcap_header(1), record(&FRAME)].concat();
+    assert_eq!(read(&pcap).expect("a capture")[0].as_ref().expect("a packet").missing, 1500 - 15);
+    // A file that says it captured more than there was.
+    let short = [pcap_header(1), le(&[1, 2, 15, 14]), FRAME.to_vec()].concat();
+    assert_eq!(read(&short).expect("a capture")[0].as_ref().expect("a packet").missing, 0);
+}
+
+#[test]
 fn a_pcap_without_packets_is_empty() {
     assert_eq!(frames(&pcap_header(1)), [] as [Vec<u8>; 0]);
 }
