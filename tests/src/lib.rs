@@ -23,6 +23,7 @@ pub mod process;
 pub mod properties;
 pub mod random;
 pub mod recording;
+pub mod replay;
 #[cfg(feature = "product")]
 pub mod rulesets;
 pub mod trace;
@@ -30,6 +31,7 @@ pub mod traffic;
 pub mod tun;
 pub mod vxlan;
 pub mod wait;
+pub mod written;
 
 pub use craft::{BOTH_VERSIONS, IpVersion};
 pub use frame::Frame;

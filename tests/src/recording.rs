@@ -194,11 +194,20 @@ impl Recording {
         }
     }
 
+    /// The lab's own markers that passed an interface that was watched, in order.
+    #[track_caller]
+    pub fn markers_at(&self, station: Station) -> &[Seen] {
+        match self.markers.iter().find(|(watched, _)| *watched == station) {
+            Some((_, seen)) => seen,
+            None => panic!("nobody watched {}", station.interface),
+        }
+    }
+
     /// Frames and bytes that passed an interface in one direction, the lab's own markers among them: what a counter of
     /// the interface counts in the same time.
     #[track_caller]
     pub fn passed(&self, station: Station, outgoing: bool) -> (u64, u64) {
-        let markers = self.markers.iter().filter(|(watched, _)| *watched == station).flat_map(|(_, seen)| seen);
+        let markers = self.markers_at(station);
         let passed = self.seen_at(station).iter().chain(markers).filter(|seen| seen.outgoing == outgoing);
         passed.fold((0, 0), |(frames, bytes), seen| (frames + 1, bytes + seen.frame.0.len() as u64))
     }

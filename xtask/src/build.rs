@@ -32,16 +32,19 @@ pub fn cargo_here() -> Command {
 
 /// Builds `mirrorctl` and returns where it is.
 pub fn mirrorctl() -> Result<PathBuf> {
-    let status = cargo_here()
-        .args(["build", "--package", "mirror-user", "--bin", "mirrorctl"])
-        .status()
-        .context("run cargo build")?;
+    program("mirror-user", "mirrorctl")
+}
+
+/// Builds the program `name` of a package and returns where it is.
+pub fn program(package: &str, name: &str) -> Result<PathBuf> {
+    let status =
+        cargo_here().args(["build", "--package", package, "--bin", name]).status().context("run cargo build")?;
     if !status.success() {
-        return Err(Failure::new("build mirrorctl: cargo failed, see above").into());
+        return Err(Failure::new(format!("build {name}: cargo failed, see above")).into());
     }
-    let path = target_dir()?.join("debug/mirrorctl");
+    let path = target_dir()?.join("debug").join(name);
     if !path.is_file() {
-        return Err(Failure::new(format!("build mirrorctl: it is not at {}", path.display()))
+        return Err(Failure::new(format!("build {name}: it is not at {}", path.display()))
             .hint("a `build.target` or a profile of your own cargo configuration moves it")
             .into());
     }

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod failure;
 mod fuzz;
+mod lab;
 mod lint;
 mod mirrorctl;
 mod privilege;
@@ -14,7 +15,7 @@ mod test;
 mod verdicts;
 mod vm;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -62,12 +63,9 @@ Environment:
     Bench(bench::Bench),
     /// Check the formatting and run clippy, warnings being errors
     Lint,
-    /// Run the lab with a `mirrorctl` that is built already: what `run` calls through sudo
-    #[command(hide = true)]
-    Lab {
-        /// The program to run
-        mirrorctl: PathBuf,
-    },
+    /// Things to do in the throwaway lab
+    #[command(subcommand)]
+    Lab(lab::Lab),
 }
 
 fn main() -> ExitCode {
@@ -80,7 +78,7 @@ fn main() -> ExitCode {
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Bench(what) => bench::run(&what),
         Cmd::Lint => lint::run(),
-        Cmd::Lab { mirrorctl } => mirrorctl::lab(&mirrorctl),
+        Cmd::Lab(what) => lab::run(&what),
     };
     result.unwrap_or_else(|err| {
         failure::report(&err);

@@ -3,14 +3,13 @@
 use std::{
     env,
     os::unix::process::CommandExt as _,
-    path::Path,
     process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build, privilege, run,
+    build, lab, privilege,
     setup::{self, Stage},
 };
 
@@ -21,12 +20,12 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         privilege::command("run the lab", "true")?;
         let mirrorctl = build::mirrorctl()?;
         if privilege::is_root() {
-            return lab(&mirrorctl);
+            return lab::show(&mirrorctl);
         }
         // Only the lab runs as root, not cargo: the files it builds belong to the caller.
         let this = env::current_exe().context("find this program")?;
         let mut command = privilege::command("run the lab", this)?;
-        return replace_by(command.arg("lab").arg(mirrorctl));
+        return replace_by(command.args(["lab", "show"]).arg(mirrorctl));
     }
     setup::ensure(Stage::Build)?;
     let mirrorctl = build::mirrorctl()?;
@@ -39,14 +38,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     replace_by(command.args(args))
 }
 
-/// Runs the lab in this process.
-pub fn lab(mirrorctl: &Path) -> Result<ExitCode> {
-    run::lab(mirrorctl)?;
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Becomes `command`: its exit status and its signals are this program's.
-fn replace_by(command: &mut Command) -> Result<ExitCode> {
+pub fn replace_by(command: &mut Command) -> Result<ExitCode> {
     let err = command.exec();
     Err(err).with_context(|| format!("run {}", command.get_program().to_string_lossy()))
 }
