@@ -40,8 +40,9 @@ const QUICK: [&str; 6] = [
     "a_source_that_is_the_uplink_does_not_loop",
     "copies_take_the_gateway_of_the_route",
 ];
-/// Tests that look at the workspace, or need programs of a whole distribution, and nothing that kernels differ in.
-const AT_HOME: [&str; 2] = ["architecture", "capture"];
+/// Tests that look at the workspace, or need programs of a whole distribution or of the workspace, and nothing that
+/// kernels differ in.
+const AT_HOME: [&str; 4] = ["architecture", "capture", "foreign_decoder", "replay"];
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]

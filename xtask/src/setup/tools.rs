@@ -24,7 +24,7 @@ struct Tool {
 }
 
 #[rustfmt::skip]
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     // gcc only recommends the C library's own files, without which nothing links.
     Tool { program: "cc", stage: Stage::Build, why: "rustc links with the C compiler",
            debian: &["gcc", "libc6-dev"], fedora: "gcc", arch: "gcc", suse: "gcc", alpine: "build-base" },
@@ -36,6 +36,8 @@ const TOOLS: [Tool; 9] = [
            debian: &["ethtool"], fedora: "ethtool", arch: "ethtool", suse: "ethtool", alpine: "ethtool" },
     Tool { program: "tcpdump", stage: Stage::Lab, why: "a second opinion on what is on a wire",
            debian: &["tcpdump"], fedora: "tcpdump", arch: "tcpdump", suse: "tcpdump", alpine: "tcpdump" },
+    Tool { program: "tshark", stage: Stage::Lab, why: "another hand's decoder reads the copies in tests",
+           debian: &["tshark"], fedora: "wireshark-cli", arch: "wireshark-cli", suse: "wireshark", alpine: "tshark" },
     Tool { program: "sysctl", stage: Stage::Lab, why: "the lab sets forwarding and address options",
            debian: &["procps"], fedora: "procps-ng", arch: "procps-ng", suse: "procps", alpine: "procps-ng" },
     Tool { program: "nft", stage: Stage::Bench, why: "benchmarks compare with its rules",
@@ -103,7 +105,7 @@ mod tests {
     fn a_package_is_named_once_and_every_program_has_its_reason() {
         let tools = missing(Stage::Lab, |program| program == "cc");
         let (packages, why) = shopping_list(&tools, Family::Debian);
-        assert_eq!(packages, ["ethtool", "iproute2", "procps", "tcpdump"]);
+        assert_eq!(packages, ["ethtool", "iproute2", "procps", "tcpdump", "tshark"]);
         assert!(why.contains("ip: the lab") && why.contains("tc: tests"), "{why}");
     }
 
@@ -113,6 +115,17 @@ mod tests {
         assert_eq!(shopping_list(&tools, Family::Fedora).0, ["iproute-tc"]);
         assert_eq!(shopping_list(&tools, Family::Alpine).0, ["iproute2-tc"]);
         assert_eq!(shopping_list(&tools, Family::Other).0, ["iproute2"]);
+    }
+
+    #[test]
+    fn tshark_is_called_after_wireshark_in_some_places() {
+        let tools = missing(Stage::Lab, |program| program != "tshark");
+        for (family, package) in
+            [(Family::Debian, "tshark"), (Family::Fedora, "wireshark-cli"), (Family::Suse, "wireshark")]
+        {
+            assert_eq!(shopping_list(&tools, family).0, [package]);
+        }
+        assert!(missing(Stage::Build, |program| program != "tshark").is_empty(), "a build needs none");
     }
 
     #[test]
