@@ -33,6 +33,8 @@ skip_reasons! {
     ExtensionHeadersTooDeep = "extension_headers_too_deep",
     /// More VLAN tags than the tap unstacks.
     VlanTooDeep = "vlan_too_deep",
+    /// The frame ends in its VLAN tag, or less than two bytes behind it: the kernel takes no such frame in.
+    VlanCutShort = "vlan_cut_short",
     /// The copy could not be cut to its length.
     CutFailed = "cut_failed",
     /// No room for the outer headers.

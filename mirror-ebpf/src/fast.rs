@@ -1,6 +1,8 @@
 //! The fast path: the hook at the egress of the tap's sending end, where a clone is made a copy at once and redirected to
 //! the uplink, if it is certain that the collector gets the same as by the tap. Every other clone goes on to the tap.
 //!
+//! A frame that would get lost between the tap's two ends is counted here.
+//!
 //! This device is the instance's own: no bare clone is ever in front of an uplink's hooks, whoever takes this program
 //! away.
 
@@ -15,7 +17,7 @@ use mirror_common::{
     skip::SkipReason,
     super_packet::THE_SAME_BEHIND_HEADERS,
     uplink::FINISHES,
-    vxlan::ETHERTYPE_AT,
+    vxlan::{ETHERNET_LEN, ETHERTYPE_AT},
 };
 
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     packet::Packet,
     route::{self, NextHop},
     send,
-    vlan::Tags,
+    vlan::{TAG_LEN, Tags},
     wire,
 };
 
@@ -61,6 +63,9 @@ fn try_send(packet: &Packet) -> Option<Result<i32, SkipReason>> {
     let CopyMark { slot, encapsulated: false, .. } = CopyMark::from_mark(packet.mark())? else {
         return None;
     };
+    if ends_in_a_tag(packet) {
+        return Some(Err(SkipReason::VlanCutShort));
+    }
     let session = SESSIONS.get_ptr(slot)?;
     // SAFETY: entries are made before a source hook can name them, and only replaced as a whole.
     let session: &Session = unsafe { &*session };
@@ -84,6 +89,17 @@ fn try_send(packet: &Packet) -> Option<Result<i32, SkipReason>> {
     }
     packet.set_mark(CopyMark { slot, encapsulated: false, in_lane: true }.to_mark());
     None
+}
+
+/// Whether the tap's receiving end would drop the frame without a word: there the kernel takes the first tag off, and wants
+/// an ethertype behind it (`skb_vlan_untag` in net/core/skbuff.c).
+#[inline(always)]
+fn ends_in_a_tag(packet: &Packet) -> bool {
+    if packet.len() >= ETHERNET_LEN as u32 + TAG_LEN + 2 || packet.offloaded_vlan_tag().is_some() {
+        return false;
+    }
+    let ethertype = packet.load::<[u8; 2]>(ETHERTYPE_AT as u32).map(EtherType::from_wire);
+    matches!(ethertype, Some(EtherType::VLAN | EtherType::SERVICE_VLAN))
 }
 
 /// Whether the frame has no VLAN tag, in it or beside it, and the kernel takes it for what its ethertype says.

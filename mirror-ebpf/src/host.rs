@@ -24,10 +24,6 @@ use mirror_common::{
 
 use crate::{packet::Packet, route, send};
 
-/// Bytes of the largest outer IP packet. The helpers make no packet of more than 16 KiB less some bookkeeping
-/// (`BPF_SKB_MAX_LEN` in net/core/filter.c).
-pub(crate) const MTU: u32 = 16_000;
-
 /// Interface index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
 /// `pkt_type` of a packet for this host (include/uapi/linux/if_packet.h).

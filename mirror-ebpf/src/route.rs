@@ -23,6 +23,10 @@ use crate::{
     packet::Packet,
 };
 
+/// Bytes of the largest outer IP packet. The helpers make no packet of more than 16 KiB less some bookkeeping
+/// (`BPF_SKB_MAX_LEN` in net/core/filter.c).
+pub(crate) const LARGEST_PACKET: u32 = 16_000;
+
 /// A route to a target. Addresses are in network order; IPv4 in the first word.
 pub(crate) struct Route {
     /// Interface index of the uplink.
@@ -69,10 +73,10 @@ pub(crate) fn room(session: &Session, mtu: u32) -> Option<u32> {
     if mtu > overhead { Some(mtu - overhead) } else { None }
 }
 
-/// The MTU that user space has read off the route.
+/// The MTU that user space has read off the route, or what is possible at all.
 #[inline(always)]
 fn of_route(session: &Session) -> u32 {
-    if session.route_mtu == 0 { u32::MAX } else { session.route_mtu }
+    if session.route_mtu == 0 { LARGEST_PACKET } else { session.route_mtu.min(LARGEST_PACKET) }
 }
 
 /// Looks up the way of a copy with `kept` bytes of the frame.

@@ -133,7 +133,7 @@ fn to_host(
     if !host::has_listener(packet, session, source_port) {
         return Err(SkipReason::NobodyListens);
     }
-    let room = host::MTU - route::overhead(session);
+    let room = route::LARGEST_PACKET - route::overhead(session);
     if kept > room {
         kept = room;
         count::truncated(slot, Cut::ToMtu);

@@ -77,6 +77,10 @@ fn each_case_passed_as_expected(recording: &Recording, cases: &[Case]) -> BTreeM
                     *skipped.entry(reason).or_default() += 1;
                     (1, 1)
                 }
+                Fate::SkippedAndNotReceived(reason) => {
+                    *skipped.entry(reason).or_default() += 1;
+                    (1, 0)
+                }
                 Fate::NotReceived(_) => (1, 0),
                 Fate::NotSent(_) => (0, 0),
             };

@@ -33,6 +33,8 @@ const HEADROOM: usize = 22 + 70;
 const TAP_FULL: &str = "tap_full";
 /// The counter of frames with more tags than the product unstacks.
 const TOO_DEEP: &str = "vlan_too_deep";
+/// The counter of frames that end in a tag.
+const CUT_SHORT: &str = "vlan_cut_short";
 /// A counter of packets that are mirrored all the same.
 const EXTENSION_HEADERS: &str = "extension_headers_too_deep";
 
@@ -234,9 +236,9 @@ impl Way {
                 Ok(Err(difference))
             }
             Ok(matched) => {
-                let wrong = passed.skipped.keys().any(|reason| reason != TOO_DEEP && reason != EXTENSION_HEADERS);
+                let wrong = passed.skipped.keys().any(|reason| ![TOO_DEEP, CUT_SHORT, EXTENSION_HEADERS].contains(&reason.as_str()));
                 let all = matched.uncopied..=matched.uncopied + matched.vanished;
-                if wrong || !all.contains(&counted(TOO_DEEP)) {
+                if wrong || !all.contains(&(counted(TOO_DEEP) + counted(CUT_SHORT))) {
                     let story = format!(
                         "{}: every frame has its copy but {} with too many tags, and the product counted {}",
                         self.path,
