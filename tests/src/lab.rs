@@ -418,7 +418,7 @@ impl Lab {
     }
 
     /// Packets that the lab's own links lost so far: their queues were full, or their MTU too small.
-    pub(crate) fn lost_by_links(&self) -> Result<u64> {
+    pub fn lost_by_links(&self) -> Result<u64> {
         let mut lost = 0;
         for station in STATIONS {
             let text = self.namespace_of(station).ip(&format!("-json -stats link show dev {}", station.interface))?;
