@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -79,6 +79,9 @@ pub const STATIONS: [Station; 4] = [GENERATOR, HOST_SOURCE, HOST_UPLINK, COLLECT
 const RESOLV_CONF: &str = "resolv.conf";
 /// Frames injected without a pause: the queues of the lab's links take 1,000 packets, and every lab uses the same.
 const INJECTED_AT_ONCE: usize = 64;
+
+/// How long after a change of routes or neighbours copies may still take the way of before.
+const WAYS_ARE_FOLLOWED: Duration = Duration::from_millis(100);
 
 /// How many queues a copy can wait in one after the other, doubled: generator to source, to the tap, to the uplink; a
 /// neighbour's question and answer before that.
@@ -396,6 +399,14 @@ impl Lab {
         self.flush()
     }
 
+    /// Changes a route, a neighbour, an address or an uplink of the host (`ip ARGUMENTS`), and returns when no copy takes the
+    /// way of before any more.
+    pub fn change_way(&self, arguments: &str) -> Result<()> {
+        self.host.ip(arguments)?;
+        thread::sleep(WAYS_ARE_FOLLOWED);
+        Ok(())
+    }
+
     /// A little of everything between the generator and the host, both ways, over IPv4 and IPv6: TCP, UDP and ICMP
     /// echo, content verified.
     pub fn small_talk(&self) -> Result<()> {
@@ -433,7 +444,7 @@ impl Lab {
     }
 
     /// Packets that the lab's own links lost so far: their queues were full, or their MTU too small.
-    pub(crate) fn lost_by_links(&self) -> Result<u64> {
+    pub fn lost_by_links(&self) -> Result<u64> {
         STATIONS.into_iter().map(|station| self.lost_by_link(station)).sum()
     }
 

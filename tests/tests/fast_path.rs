@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mirror_common::LAYOUT_VERSION;
@@ -15,9 +14,6 @@ use mirror_tests::{BOTH_VERSIONS, COLLECTOR, Frame, GENERATOR, HOST_SOURCE, IpVe
 use mirror_tests::{craft, traffic};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-
-/// How long after a change of routes or neighbours the old way may still be taken.
-const ROUTES_ARE_FOLLOWED: Duration = Duration::from_millis(100);
 
 /// Copies of the first session, and those of them that took the fast path.
 fn counted(lab: &Lab) -> Result<(u64, u64)> {
@@ -161,8 +157,7 @@ fn changes_of_route_and_neighbour_are_followed() -> Result<()> {
 
         // Another next hop address for the collector's: a neighbour that somebody has changed.
         let other = Mac([0x02, 0, 0, 0, 2, 99]);
-        lab.host.ip(&format!("neighbour replace {target} lladdr {other} dev u0 nud permanent"))?;
-        thread::sleep(ROUTES_ARE_FOLLOWED);
+        lab.change_way(&format!("neighbour replace {target} lladdr {other} dev u0 nud permanent"))?;
         let recording = lab.record(|| lab.inject_all(GENERATOR, &vec![frame.clone(); 20]))?;
         let copies: Vec<_> = recording.copies.iter().filter(|copy| copy.inner == frame).collect();
         assert_eq!(copies.len(), 20);
@@ -171,20 +166,17 @@ fn changes_of_route_and_neighbour_are_followed() -> Result<()> {
         fast_copies()?;
 
         // An MTU that the copy doesn't fit any more.
-        lab.host.ip("link set u0 mtu 1330")?;
-        thread::sleep(ROUTES_ARE_FOLLOWED);
+        lab.change_way("link set u0 mtu 1330")?;
         let recording = lab.record(|| lab.inject_all(GENERATOR, &vec![frame.clone(); 20]))?;
         let room = 1330 - 8 - 8 - if version == IpVersion::V4 { 20 } else { 40 };
         let copies: Vec<_> = recording.copies.iter().filter(|copy| copy.inner == frame.cut(room)).collect();
         assert_eq!(copies.len(), 20, "{version:?}: every copy is cut to {room} bytes");
-        lab.host.ip("link set u0 mtu 1600")?;
-        thread::sleep(ROUTES_ARE_FOLLOWED);
+        lab.change_way("link set u0 mtu 1600")?;
         fast_copies()?;
 
         // A route that refuses.
         let prefix = if version == IpVersion::V4 { 32 } else { 128 };
-        lab.host.ip(&format!("route add prohibit {target}/{prefix} metric 1"))?;
-        thread::sleep(ROUTES_ARE_FOLLOWED);
+        lab.change_way(&format!("route add prohibit {target}/{prefix} metric 1"))?;
         let recording = lab.record(|| lab.inject_all(GENERATOR, &vec![frame.clone(); 20]))?;
         recording.nothing_is_copied();
         lab.host.ip(&format!("route del prohibit {target}/{prefix} metric 1"))?;

@@ -55,7 +55,7 @@ fn a_copy_larger_than_the_path_mtu_is_cut_to_fit_and_counted() -> Result<()> {
         let _turn = Turn::wait()?;
         let mut counted = 0;
         for mtu in [1500, 1400] {
-            lab.host.ip(&format!("link set u0 mtu {mtu}"))?;
+            lab.change_way(&format!("link set u0 mtu {mtu}"))?;
             let room = mtu - overhead;
             let recording = lab.record(|| {
                 for length in [100, room - 43, room - 42, room - 41, 1472] {
@@ -100,7 +100,7 @@ fn without_a_route_packets_are_counted_and_copies_come_once_there_is_one() -> Re
 fn a_route_that_refuses_is_counted() -> Result<()> {
     let lab = Lab::new()?;
     lab.mirrorctl(&format!("attach s0 --target {} --vni 42", COLLECTOR.v4))?.ok();
-    lab.host.ip(&format!("route add blackhole {}/32", COLLECTOR.v4))?;
+    lab.change_way(&format!("route add blackhole {}/32", COLLECTOR.v4))?;
     let recording = lab.record(|| lab.small_talk())?;
     recording.nothing_is_copied();
     let skipped = lab.stats()?["skipped"]["route_refused"].as_u64();

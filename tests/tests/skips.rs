@@ -244,12 +244,31 @@ fn a_cut_far_inside_of_the_headers_counts_as_cut_failed() -> Result<()> {
 
 #[test]
 fn a_copy_that_the_kernel_can_not_lengthen_counts_as_encapsulate_failed() -> Result<()> {
+    // The helpers make no packet of more than 16 KiB (`BPF_SKB_MAX_LEN`): there is no room for the tag to go back in.
+    let lab = with_filter(Lab::options().source_mtu(20_000).uplink_mtu(20_000).start()?, "")?;
+    lab.mirrorctl("attach s0 --filter probes --to-interface u0")?.ok();
+    let tag = Tag { ethertype: VLAN, control: 5 };
+    let frames: Vec<Frame> = probes(17_000).iter().map(|frame| craft::tagged(frame, &[tag])).collect();
+    each_is_lost(&lab, &frames, "encapsulate_failed", "a long frame with a tag")
+}
+
+#[test]
+fn a_frame_that_ends_in_its_tag_counts_as_vlan_cut_short() -> Result<()> {
     for path in BOTH_PATHS {
-        // The helpers make no packet of more than 16 KiB (`BPF_SKB_MAX_LEN`).
-        let lab = with_filter(Lab::options().source_mtu(20_000).uplink_mtu(21_000).start()?, "")?;
+        let lab = with_filter(Lab::new()?, "--mirror-non-ip")?;
         lab.mirrorctl(&format!("{ATTACH} --target {} {}", COLLECTOR.v4, path.flag()))?.ok();
-        copies_come(&lab, path)?;
-        each_is_lost(&lab, &probes(17_000), "encapsulate_failed", &format!("on the {path}"))?;
+        let before = skipped(&lab)?["vlan_cut_short"];
+        for (sent, length) in (1..).zip([14, 15, 18, 19]) {
+            let frame =
+                craft::tagged(&probe(IpVersion::V4, 100, 0), &[Tag { ethertype: VLAN, control: 5 }]).cut(length);
+            lab.inject(HOST_SOURCE, &frame)?;
+            lab.flush()?;
+            assert_eq!(skipped(&lab)?["vlan_cut_short"], before + sent, "on the {path}, {length} bytes");
+        }
+        // Two bytes behind a tag are enough.
+        let frame = craft::tagged(&probe(IpVersion::V4, 100, 0), &[Tag { ethertype: VLAN, control: 5 }]).cut(20);
+        let recording = lab.record_at(&[GENERATOR], PORT, || lab.inject(HOST_SOURCE, &frame))?;
+        assert!(recording.copies.iter().any(|copy| copy.inner == frame), "on the {path}: a whole tag");
     }
     Ok(())
 }
@@ -260,7 +279,7 @@ fn a_missing_route_counts_as_no_route() -> Result<()> {
         for version in BOTH_VERSIONS {
             let lab = mirroring(path, version, "")?;
             let network = if version == IpVersion::V4 { "10.2.0.0/24" } else { "fd00:2::/64" };
-            lab.host.ip(&format!("route del {network} dev u0"))?;
+            lab.change_way(&format!("route del {network} dev u0"))?;
             each_is_lost(&lab, &probes(100), "no_route", &format!("on the {path}, {version:?}"))?;
         }
     }
@@ -274,9 +293,9 @@ fn routes_that_refuse_count_as_route_refused() -> Result<()> {
             let lab = mirroring(path, version, "")?;
             let target = COLLECTOR.address(version);
             for kind in ["blackhole", "unreachable", "prohibit"] {
-                lab.host.ip(&format!("route add {kind} {target}"))?;
+                lab.change_way(&format!("route add {kind} {target}"))?;
                 each_is_lost(&lab, &probes(100), "route_refused", &format!("on the {path}, {kind} {target}"))?;
-                lab.host.ip(&format!("route del {kind} {target}"))?;
+                lab.change_way(&format!("route del {kind} {target}"))?;
             }
         }
     }
@@ -291,9 +310,9 @@ fn a_host_without_addresses_counts_as_no_source_address() -> Result<()> {
             let target = COLLECTOR.address(version);
             let family = if version == IpVersion::V4 { "-4" } else { "-6" };
             for interface in ["u0", "s0", "lo"] {
-                lab.host.ip(&format!("{family} address flush dev {interface}"))?;
+                lab.change_way(&format!("{family} address flush dev {interface}"))?;
             }
-            lab.host.ip(&format!("route add {target} dev u0"))?;
+            lab.change_way(&format!("route add {target} dev u0"))?;
             each_is_lost(&lab, &probes(100), "no_source_address", &format!("on the {path}, {version:?}"))?;
         }
     }
@@ -306,10 +325,10 @@ fn a_path_without_room_for_a_byte_counts_as_mtu_too_small() -> Result<()> {
         for (version, overhead) in [(IpVersion::V4, 36), (IpVersion::V6, 56)] {
             let lab = mirroring(path, version, "")?;
             let target = COLLECTOR.address(version);
-            lab.host.ip(&format!("route add {target} dev u0 mtu lock {overhead}"))?;
+            lab.change_way(&format!("route add {target} dev u0 mtu lock {overhead}"))?;
             each_is_lost(&lab, &probes(100), "mtu_too_small", &format!("on the {path}, {version:?}"))?;
             // One more is room enough.
-            lab.host.ip(&format!("route change {target} dev u0 mtu lock {}", overhead + 1))?;
+            lab.change_way(&format!("route change {target} dev u0 mtu lock {}", overhead + 1))?;
             let frame = probe(IpVersion::V4, 100, 0);
             let recording = lab.record_at(&[GENERATOR], PORT, || lab.inject(HOST_SOURCE, &frame))?;
             let copy = recording.copies.iter().find(|copy| frame.bytes().starts_with(copy.inner.bytes()));

@@ -236,7 +236,10 @@ impl Way {
                 Ok(Err(difference))
             }
             Ok(matched) => {
-                let wrong = passed.skipped.keys().any(|reason| ![TOO_DEEP, CUT_SHORT, EXTENSION_HEADERS].contains(&reason.as_str()));
+                let wrong = passed
+                    .skipped
+                    .keys()
+                    .any(|reason| ![TOO_DEEP, CUT_SHORT, EXTENSION_HEADERS].contains(&reason.as_str()));
                 let all = matched.uncopied..=matched.uncopied + matched.vanished;
                 if wrong || !all.contains(&(counted(TOO_DEEP) + counted(CUT_SHORT))) {
                     let story = format!(
