@@ -83,10 +83,13 @@ fn of_route(session: &Session) -> u32 {
 #[inline(always)]
 pub(crate) fn to_target(packet: &Packet, session: &Session, source_port: u16, kept: u32) -> Result<Route, NoWay> {
     let length = kept + overhead(session);
+    let (answer, _) = match ask(packet, session, source_port, length) {
+        Err(NoWay::TooLong { mtu }) => return Err(NoWay::TooLong { mtu: mtu.min(of_route(session)) }),
+        answer => answer?,
+    };
     if length > of_route(session) {
         return Err(NoWay::TooLong { mtu: of_route(session) });
     }
-    let (answer, _) = ask(packet, session, source_port, length)?;
     Ok(Route {
         uplink: answer.ifindex,
         next_hop_family: answer.family,

@@ -214,6 +214,18 @@ fn is_copy(record: &Record) -> bool {
         && bytes.get(ip.transport + 8..ip.transport + 16) == Some(&[8, 0, 0, 0, 0, 0, 42, 0])
 }
 
+/// How many wire packets a copy stands for. A super-packet that got its outer headers whole doesn't say (the kernel counts
+/// its segments again when it cuts it): those of TCP here.
+fn wire_packets(record: &Record, inner: &Frame) -> usize {
+    if record.gso_size == 0 {
+        return 1;
+    }
+    let transport = inner.ip().expect("super-packets are IP").transport;
+    // RFC 9293 §3.1: the length of the header, in words.
+    let header = usize::from(inner.bytes()[transport + 12] >> 4) * 4;
+    (record.len as usize - OUTER - transport - header).div_ceil(record.gso_size as usize)
+}
+
 /// Asserts that what programs at the uplink saw are copies and the uplink's own housekeeping; returns how many copies each
 /// of them saw, but for those of what the hosts say on their own account, also while nobody records.
 #[track_caller]
@@ -226,8 +238,9 @@ fn saw_copies_only(program: &Program, when: &str) -> Result<usize> {
             continue;
         }
         assert!(is_copy(&record), "{here}: {when}: this should be a copy: {frame:?}");
-        if !Frame(frame.bytes()[OUTER..].to_vec()).is_housekeeping() {
-            copies += record.gso_segs.max(1) as usize;
+        let inner = Frame(frame.bytes()[OUTER..].to_vec());
+        if !inner.is_housekeeping() {
+            copies += wire_packets(&record, &inner);
         }
     }
     Ok(copies)
