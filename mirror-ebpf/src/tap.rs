@@ -53,14 +53,14 @@ pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
         count::truncated(mark.slot, Cut::ToLength);
     }
     if session.way == WAY_DEVICE {
-        device::send(packet, mark.slot, session, &tags, kept)?;
+        device::send(packet, mark.slot, session, tags, kept)?;
         return Ok(TC_ACT_SHOT);
     }
     let source_port = flow::read(packet).source_port();
     if session.way == WAY_HOST {
-        return Ok(to_host(packet, mark.slot, session, &tags, source_port, kept)?);
+        return Ok(to_host(packet, mark.slot, session, tags, source_port, kept)?);
     }
-    Ok(match by_route(packet, mark, session, &tags, source_port, kept) {
+    Ok(match by_route(packet, mark, session, tags, source_port, kept) {
         Ok(Sent::Around(action)) => action,
         Ok(Sent::Away(action)) => {
             leave(mark, source_port);

@@ -1,9 +1,10 @@
 //! Attach and detach: what outlives the process, what is left behind, what a kill at any moment does.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mirror_tests::trace::Traces;
 use mirror_tests::{COLLECTOR, GENERATOR, HOST_SOURCE, IpVersion, Lab, Wanted, hooks};
 use mirror_tests::{traffic, vxlan};
@@ -366,5 +367,17 @@ fn a_tap_that_somebody_deleted_is_named_and_nothing_more_is_attached() -> Result
     assert_untouched(&lab, &before, "after `detach --all`")?;
     attach(&lab, &format!("s0 --target {} --vni 3", COLLECTOR.v4))?;
     lab.record(|| lab.small_talk())?.each_frame_has_one_copy(Wanted::vni(3));
+    Ok(())
+}
+
+#[test]
+fn detach_all_removes_what_a_killed_command_was_writing() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.traces()?;
+    let directory = lab.state_directory().join("default");
+    fs::create_dir_all(&directory).context("create a state directory")?;
+    fs::write(directory.join("definitions.toml.new"), "[[targ").context("write half a file")?;
+    lab.mirrorctl("detach --all")?.ok();
+    before.are_all_there_is(&lab.traces()?, "after a write that was killed");
     Ok(())
 }

@@ -114,6 +114,10 @@ fn forget_all(instance: &Instance) -> Result<()> {
     let mut state = State::empty()?;
     note_detached(&mut state, &remaining, remaining.sources());
     state.save(instance)?;
+    if remaining.is_empty() {
+        // Also what a command left that was killed while it wrote the first definitions.
+        return store.save(&remaining);
+    }
     save_if_changed(&store, &definitions, &remaining)
 }
 
