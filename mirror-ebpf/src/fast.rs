@@ -7,7 +7,7 @@
 //! away.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT},
+    bindings::tcx_action_base::TCX_NEXT,
     helpers::{bpf_ktime_get_coarse_ns, bpf_redirect},
 };
 use mirror_common::{
@@ -29,6 +29,7 @@ use crate::{
     packet::Packet,
     route::{self, NextHop},
     send,
+    tap::Stop,
     vlan::{TAG_LEN, Tags},
     wire,
 };
@@ -46,15 +47,8 @@ enum Form {
 
 /// Sends a clone, or lets it go on to the tap. The value is the action to return.
 #[inline(always)]
-pub(crate) fn forward(packet: &Packet) -> i32 {
-    match try_send(packet) {
-        Some(Ok(action)) => action,
-        Some(Err(reason)) => {
-            count::skipped(reason);
-            TC_ACT_SHOT
-        }
-        None => TCX_NEXT,
-    }
+pub(crate) fn forward(packet: &Packet) -> Result<i32, Stop> {
+    Ok(try_send(packet).unwrap_or(Ok(TCX_NEXT))?)
 }
 
 /// `None` where the clone goes on to the tap.

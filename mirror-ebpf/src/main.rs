@@ -70,7 +70,7 @@ fn mirror_trace(ctx: TcContext) -> i32 {
 /// At the egress of the sending end of the tap: clones that need no tap leave here.
 #[classifier]
 fn mirror_fast(ctx: TcContext) -> i32 {
-    fast::forward(&Packet::new(&ctx))
+    action(&ctx, fast::forward(&Packet::new(&ctx)))
 }
 
 /// At the receiving end of the tap: clones on their way to a target.

@@ -90,15 +90,13 @@ impl Packet {
     /// How many wire packets this one stands for: the segments of a GSO packet, else 1.
     #[inline(always)]
     pub(crate) fn wire_packets(&self) -> u32 {
-        // SAFETY: as in `len`.
-        let segments = unsafe { (*self.skb).gso_segs };
+        let segments = self.counted_segments();
         if segments != 0 {
             return segments;
         }
         // What a program or a guest wrote into a tun or packet socket has a size of segments, but no number of them until
         // the kernel checks the packet (SKB_GSO_DODGY).
-        // SAFETY: as in `len`.
-        let size = unsafe { (*self.skb).gso_size };
+        let size = self.segment_size();
         if size == 0 { 1 } else { wire::segments(self, size) }
     }
 

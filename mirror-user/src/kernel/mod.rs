@@ -183,23 +183,14 @@ impl Kernel {
         instance.pins().exists()
     }
 
-    /// Loads the maps of an instance and the program of its tap, all or nothing.
+    /// Loads the maps of an instance and the programs at the two ends of its tap, all or nothing.
     pub fn create(instance: &Instance, tap: &Tap, hook: Hook, constants: Constants) -> Result<Self> {
         let pins = instance.pins_of_this_version();
         let building = instance.pins().join("building");
         remove_pins(&building)?;
         create_directory(&building)?;
         create_directory(&building.join("sources"))?;
-        let maps = INSTANCE_MAPS.map(|map| (map, building.join(map)));
-        let policy = compile::Policy::default();
-        let constants = Constants { gso_type_at: gso_type_at()?, ..constants };
-        let mut programs = load_one(&Load {
-            constants,
-            source: AtSource::NONE,
-            policy: &policy,
-            maps: maps.into(),
-            ring_bytes: None,
-        })?;
+        let mut programs = load_at_no_source(Constants { gso_type_at: gso_type_at()?, ..constants }, &building)?;
         let program = program(&mut programs, TAP_PROGRAM)?;
         #[cfg(feature = "log")]
         program
@@ -218,15 +209,7 @@ impl Kernel {
     pub fn attach_raw(&self, instance: &Instance, raw: &Link, hook: Hook, constants: Constants) -> Result<()> {
         let pin = self.pins.join(RAW_LINK);
         remove_pin(&pin)?;
-        let maps = INSTANCE_MAPS.map(|map| (map, self.pins.join(map)));
-        let policy = compile::Policy::default();
-        let mut programs = load_one(&Load {
-            constants,
-            source: AtSource::NONE,
-            policy: &policy,
-            maps: maps.into(),
-            ring_bytes: None,
-        })?;
+        let mut programs = load_at_no_source(constants, &self.pins)?;
         // Nothing comes in there.
         hook::attach(program(&mut programs, RAW_PROGRAM)?, raw, Direction::Egress, hook, instance, &pin)
     }
@@ -584,6 +567,12 @@ fn load_one(load: &Load<'_>) -> Result<Ebpf> {
         Ok(())
     })?;
     loaded.ok_or_else(|| Error::new(Kind::Failed, "load kernel programs", "nothing was loaded"))
+}
+
+/// As [`load`], for the helper devices of an instance whose maps are pinned in `pins`, or will be.
+fn load_at_no_source(constants: Constants, pins: &Path) -> Result<Ebpf> {
+    let maps = INSTANCE_MAPS.map(|map| (map, pins.join(map))).into();
+    load_one(&Load { constants, source: AtSource::NONE, policy: &compile::Policy::default(), maps, ring_bytes: None })
 }
 
 /// The program `name`, loaded into the kernel.
